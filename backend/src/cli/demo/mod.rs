@@ -1,0 +1,127 @@
+//! `calgaryd demo`: the main job in one command.
+
+mod folder;
+mod linux;
+mod progress;
+mod report;
+mod user_space;
+
+use std::path::PathBuf;
+
+use frontend_spec::pci::Bdf;
+use iommu_calgary::TableSize;
+
+use self::folder::DemoFolder;
+use self::progress::Steps;
+use self::report::Report;
+use super::Failure;
+use crate::config::{IommuConfig, ServeConfig, ShareConfig};
+use crate::daemon::{Daemon, Signals};
+
+/// Boot Linux with one folder shared twice, behind the IOMMU and outside it, verify what it reads and writes, and report
+/// what isolation costs.
+///
+/// Needs no root and no KVM: it fetches a private QEMU and a guest kernel as Debian packages into the user's cache folder
+/// ($CALGARY_CACHE, or calgaryd under $XDG_CACHE_HOME or ~/.cache). Exit status 0 means that everything verified.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Use the project's user-space guest instead of Linux: no download, no QEMU, a few seconds.
+    #[arg(long)]
+    no_vm: bool,
+
+    /// Print one JSON object instead of text. Throughputs are in 10^6 bytes per second; price_of_safety is mbps_iommu
+    /// divided by mbps_direct, so 1 means that isolation is free.
+    #[arg(long)]
+    json: bool,
+
+    /// MiB to write and to read through each share.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    size: u32,
+
+    /// Guest kernel image, to be booted with the QEMU (10.2 or later) in PATH instead of fetched packages; needs
+    /// --modules.
+    #[arg(long, value_name = "FILE", requires = "modules", conflicts_with = "no_vm")]
+    kernel: Option<PathBuf>,
+
+    /// The folder /lib/modules/VERSION of that kernel.
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    modules: Option<PathBuf>,
+
+    /// Let the guest use KVM instead of emulation.
+    #[arg(long, conflicts_with = "no_vm")]
+    kvm: bool,
+}
+
+/// Tag of the share behind the IOMMU.
+const TRANSLATED: &str = "translated";
+/// Tag of the share outside it.
+const DIRECT: &str = "direct";
+/// IOVA window; it lies inside the guest's RAM.
+const WINDOW: TableSize = TableSize::MiB256;
+/// Guest RAM in MiB.
+const MEMORY_MIB: u32 = 512;
+
+/// What both guests need: a folder, and a daemon that serves it twice.
+struct Stage {
+    folder: DemoFolder,
+    daemon: Daemon,
+    config: ServeConfig,
+    size_mib: u32,
+}
+
+impl Stage {
+    fn set(size_mib: u32, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
+        let folder = DemoFolder::new(size_mib).map_err(|cause| Failure::Runtime(format!("cannot set up: {cause}")))?;
+        let share = |tag: &str, at: Bdf, iommu: bool| {
+            Ok::<_, Failure>(ShareConfig {
+                tag: tag.parse().map_err(|cause| Failure::Runtime(format!("tag {tag}: {cause}")))?,
+                path: folder.shared().to_owned(),
+                socket: folder.socket(tag),
+                endpoint: Some(at),
+                iommu,
+                readonly: false,
+            })
+        };
+        let iommu = IommuConfig { socket: folder.socket("iommu"), at: iommu_at, window: WINDOW, boot_bypass: false };
+        let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];
+        let config = ServeConfig { iommu: Some(iommu), shares };
+        let daemon = Daemon::start(&config, Signals::Leave).map_err(|cause| Failure::Runtime(cause.to_string()))?;
+        Ok(Self { folder, daemon, config, size_mib })
+    }
+}
+
+/// Runs the demo.
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let steps = Steps::new();
+    let slot = |device| Bdf::new(0, device, 0).map_err(|cause| Failure::Runtime(cause.to_string()));
+    let stage = Stage::set(args.size, slot(5)?, [slot(6)?, slot(7)?])?;
+    let outcome = if args.no_vm { user_space::run(&stage, &steps) } else { linux::run(&stage, args, &steps) };
+    steps.finish();
+    let report = outcome.map_err(Failure::Runtime)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|cause| Failure::Runtime(cause.to_string()))?;
+        println!("{text}");
+    } else {
+        print!("{report}");
+    }
+    if report.verified { Ok(()) } else { Err(Failure::Runtime(report.problems.join("; "))) }
+}
+
+/// Adds what the daemon counted to a guest's report.
+fn finish(mut report: Report, stage: &Stage, ring_mappings: u64) -> Report {
+    if let Some(iommu) = stage.daemon.iommu() {
+        let stats = iommu.stats().snapshot();
+        report.maps = stats.maps;
+        report.unmaps = stats.unmaps;
+        report.iommu_requests_per_batch = report::ratio(stats.ok + stats.refused, stats.batches);
+        report.faults = iommu.faults().recorded();
+        report.live_mappings = iommu.live_mappings();
+    }
+    if let Some(share) = stage.daemon.share(TRANSLATED) {
+        let stats = share.stats();
+        report.ninep_requests_per_kick = report::ratio(stats.requests, stats.kicks);
+    }
+    report.ring_mappings = ring_mappings;
+    report.judge();
+    report
+}

@@ -1,0 +1,87 @@
+//! `calgaryd serve`.
+
+use std::path::PathBuf;
+
+use frontend_spec::pci::Bdf;
+use iommu_calgary::TableSize;
+use log::info;
+
+use super::Failure;
+use crate::config::{IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
+use crate::daemon::{Daemon, Signals};
+use crate::supervisor::block_signals;
+
+/// Serve devices on vhost-user sockets until SIGTERM or SIGINT.
+///
+/// Each socket takes one VMM at a time and listens again when it leaves. SIGUSR1 writes the counters to the log.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    devices: DeviceArgs,
+}
+
+/// The devices, as `serve` and `attach` name them.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct DeviceArgs {
+    /// Serve a virtio-iommu on this socket.
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) iommu: Option<PathBuf>,
+
+    /// PCI address at which the VMM places the IOMMU.
+    #[arg(long, value_name = "BB:DD.F", default_value = "00:05.0")]
+    pub(super) iommu_at: Bdf,
+
+    /// IOVA space of each domain, from 0: 32M, 64M, 128M, 256M, 512M, 1G, 2G or 4G. It must lie inside the guest's RAM
+    /// below 4 GiB, because a VMM takes ring addresses for RAM addresses.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_window)]
+    pub(super) window: TableSize,
+
+    /// Let an endpoint reach guest memory untranslated until a driver attaches it, for guests that use the share
+    /// before they load an IOMMU driver.
+    #[arg(long)]
+    pub(super) boot_bypass: bool,
+
+    /// Serve a folder. May repeat. Keys: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
+    /// endpoint (the device's PCI address; required behind the IOMMU), iommu=on|off (on if an endpoint is given),
+    /// readonly. A comma within a value is doubled.
+    #[arg(
+        long = "share",
+        value_name = "tag=NAME,path=DIR,socket=SOCKET[,endpoint=BB:DD.F][,iommu=on|off][,readonly]",
+        value_parser = parse_share
+    )]
+    pub(super) shares: Vec<ShareConfig>,
+}
+
+impl DeviceArgs {
+    /// The configuration they describe.
+    pub(super) fn config(&self) -> ServeConfig {
+        let iommu = self.iommu.clone().map(|socket| IommuConfig {
+            socket,
+            at: self.iommu_at,
+            window: self.window,
+            boot_bypass: self.boot_bypass,
+        });
+        ServeConfig { iommu, shares: self.shares.clone() }
+    }
+}
+
+/// Serves until a signal.
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    block_signals().map_err(|cause| Failure::Runtime(format!("cannot block signals: {cause}")))?;
+    let config = args.devices.config();
+    let daemon = Daemon::start(&config, Signals::Handle).map_err(|cause| Failure::Usage(cause.to_string()))?;
+    if let Some(iommu) = &config.iommu {
+        info!("iommu: listening on {}", iommu.socket.display());
+    }
+    for share in &config.shares {
+        info!(
+            "share {}: {} on {}, {}",
+            share.tag,
+            share.path.display(),
+            share.socket.display(),
+            if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }
+        );
+    }
+    daemon.wait();
+    Ok(())
+}

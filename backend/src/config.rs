@@ -1,0 +1,275 @@
+//! What the daemon is told to do, and whether it can be done.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use frontend_spec::ByteSize;
+use frontend_spec::ninep::MountTag;
+use frontend_spec::pci::Bdf;
+use iommu_calgary::TableSize;
+
+/// Everything `serve` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// The IOMMU, if there is one.
+    pub iommu: Option<IommuConfig>,
+    /// The shares.
+    pub shares: Vec<ShareConfig>,
+}
+
+/// The virtio-iommu device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IommuConfig {
+    /// Socket that the VMM connects to.
+    pub socket: PathBuf,
+    /// Where the VMM places the device.
+    pub at: Bdf,
+    /// IOVA space of each domain.
+    pub window: TableSize,
+    /// Whether an endpoint that no driver has attached reaches memory untranslated.
+    pub boot_bypass: bool,
+}
+
+/// One virtio-9p device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareConfig {
+    /// Name under which the guest mounts it.
+    pub tag: MountTag,
+    /// Folder shown.
+    pub path: PathBuf,
+    /// Socket that the VMM connects to.
+    pub socket: PathBuf,
+    /// Where the VMM places the device; needed behind the IOMMU, where it is the endpoint's id.
+    pub endpoint: Option<Bdf>,
+    /// Whether its DMA goes through the IOMMU.
+    pub iommu: bool,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+}
+
+/// Why a configuration cannot be served. Each message is one line that says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is nothing to serve.
+    #[error("nothing to serve; give --share tag=NAME,path=DIR,socket=SOCKET, --iommu SOCKET, or both")]
+    Empty,
+    /// A share wants an IOMMU that is not there.
+    #[error("share {0} has iommu=on but there is no IOMMU; add --iommu SOCKET or say iommu=off")]
+    NoIommu(MountTag),
+    /// A share behind the IOMMU has no id there.
+    #[error("share {0} is behind the IOMMU and needs its PCI address; add endpoint=BB:DD.F, such as endpoint=00:06.0")]
+    NoEndpoint(MountTag),
+    /// Two devices have one socket.
+    #[error("socket {0} is used twice; each device needs its own")]
+    SocketTwice(PathBuf),
+    /// Two shares have one tag.
+    #[error("tag {0} is used twice; a guest tells shares apart by their tags")]
+    TagTwice(MountTag),
+    /// Two devices have one PCI address.
+    #[error("PCI address {0} is used twice; give each device its own endpoint=BB:DD.F")]
+    EndpointTwice(Bdf),
+    /// A share sits where the IOMMU is.
+    #[error(
+        "share {tag} has the IOMMU's own PCI address {at}; choose another endpoint=BB:DD.F or move the IOMMU with --iommu-at"
+    )]
+    EndpointIsIommu {
+        /// The share.
+        tag: MountTag,
+        /// The address.
+        at: Bdf,
+    },
+    /// A folder cannot be served.
+    #[error("share {tag}: cannot read folder {path}: {cause}")]
+    Folder {
+        /// The share.
+        tag: MountTag,
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+impl ServeConfig {
+    /// Checks everything that can be checked without starting anything.
+    ///
+    /// # Errors
+    /// The first thing that stands in the way.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.iommu.is_none() && self.shares.is_empty() {
+            return Err(ConfigError::Empty);
+        }
+        let mut sockets: HashSet<&Path> = self.iommu.iter().map(|iommu| iommu.socket.as_path()).collect();
+        let mut tags = HashSet::new();
+        let mut addresses = HashSet::new();
+        for share in &self.shares {
+            let tag = || share.tag.clone();
+            if !sockets.insert(&share.socket) {
+                return Err(ConfigError::SocketTwice(share.socket.clone()));
+            }
+            if !tags.insert(share.tag.as_str()) {
+                return Err(ConfigError::TagTwice(tag()));
+            }
+            if share.iommu && self.iommu.is_none() {
+                return Err(ConfigError::NoIommu(tag()));
+            }
+            if share.iommu && share.endpoint.is_none() {
+                return Err(ConfigError::NoEndpoint(tag()));
+            }
+            if let Some(at) = share.endpoint {
+                if self.iommu.as_ref().is_some_and(|iommu| iommu.at == at) {
+                    return Err(ConfigError::EndpointIsIommu { tag: tag(), at });
+                }
+                if !addresses.insert(at) {
+                    return Err(ConfigError::EndpointTwice(at));
+                }
+            }
+            if let Err(cause) = std::fs::read_dir(&share.path) {
+                return Err(ConfigError::Folder { tag: tag(), path: share.path.clone(), cause });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads an IOVA window such as `256M`.
+///
+/// # Errors
+/// A line naming the eight sizes.
+pub fn parse_window(text: &str) -> Result<TableSize, String> {
+    let size: ByteSize = text.parse().map_err(|cause: frontend_spec::ByteSizeError| cause.to_string())?;
+    TableSize::from_window_bytes(size.bytes()).ok_or_else(|| {
+        let sizes: Vec<String> =
+            TableSize::ALL.iter().map(|size| ByteSize::from_bytes(size.window_bytes()).to_string()).collect();
+        format!("a Calgary table cannot span {size}; choose one of {}", sizes.join(", "))
+    })
+}
+
+/// Reads `tag=NAME,path=DIR,socket=SOCKET[,endpoint=BB:DD.F][,iommu=on|off][,readonly]`. A comma within a value is
+/// doubled. `iommu` is on if an endpoint is given, unless it says otherwise.
+///
+/// # Errors
+/// A line that says what is wrong with which part.
+pub fn parse_share(text: &str) -> Result<ShareConfig, String> {
+    let (mut tag, mut path, mut socket, mut endpoint, mut iommu) = (None, None, None, None, None);
+    let mut readonly = false;
+    for part in split_commas(text) {
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (part.as_str(), None),
+        };
+        let needed = || value.filter(|value| !value.is_empty()).ok_or(format!("{key} needs a value: {key}=..."));
+        match key {
+            "tag" => tag = Some(needed()?.parse::<MountTag>().map_err(|cause| cause.to_string())?),
+            "path" => path = Some(PathBuf::from(needed()?)),
+            "socket" => socket = Some(PathBuf::from(needed()?)),
+            "endpoint" => endpoint = Some(needed()?.parse::<Bdf>().map_err(|cause| cause.to_string())?),
+            "iommu" => iommu = Some(parse_switch(key, needed()?)?),
+            "readonly" => readonly = value.map_or(Ok(true), |value| parse_switch(key, value))?,
+            _ => return Err(format!("unknown key {key:?}; known are tag, path, socket, endpoint, iommu and readonly")),
+        }
+    }
+    let missing = |key: &str| format!("{key}= is missing; a share needs tag=NAME,path=DIR,socket=SOCKET");
+    Ok(ShareConfig {
+        tag: tag.ok_or_else(|| missing("tag"))?,
+        path: path.ok_or_else(|| missing("path"))?,
+        socket: socket.ok_or_else(|| missing("socket"))?,
+        iommu: iommu.unwrap_or(endpoint.is_some()),
+        endpoint,
+        readonly,
+    })
+}
+
+fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{key}={value} is neither on nor off")),
+    }
+}
+
+/// Splits at single commas; a doubled comma stands for one.
+fn split_commas(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match (c, parts.last_mut()) {
+            (',', Some(last)) if rest.peek() == Some(&',') => {
+                rest.next();
+                last.push(',');
+            }
+            (',', _) => parts.push(String::new()),
+            (c, Some(last)) => last.push(c),
+            (_, None) => {}
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(text: &str) -> ShareConfig {
+        parse_share(text).unwrap()
+    }
+
+    fn serving(shares: &[&str]) -> ServeConfig {
+        let iommu = IommuConfig {
+            socket: "/run/i".into(),
+            at: "00:05.0".parse().unwrap(),
+            window: parse_window("256M").unwrap(),
+            boot_bypass: false,
+        };
+        ServeConfig { iommu: Some(iommu), shares: shares.iter().map(|text| share(text)).collect() }
+    }
+
+    #[test]
+    fn a_share_is_read_with_all_its_parts() {
+        let share = share("tag=home,path=/srv/a,,b,socket=/run/s,endpoint=00:06.0,iommu=on,readonly");
+        assert_eq!(share.path, PathBuf::from("/srv/a,b"));
+        assert_eq!(share.endpoint.unwrap().to_u16(), 0x30);
+        assert!(share.iommu && share.readonly);
+    }
+
+    #[test]
+    fn an_endpoint_means_the_iommu_unless_it_is_off() {
+        assert!(share("tag=a,path=/,socket=/s,endpoint=00:06.0").iommu);
+        assert!(!share("tag=a,path=/,socket=/s,endpoint=00:06.0,iommu=off").iommu);
+        assert!(!share("tag=a,path=/,socket=/s").iommu);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, hint) in [
+            ("path=/,socket=/s", "tag= is missing"),
+            ("tag=a,path=/,socket=/s,iommu=maybe", "neither on nor off"),
+            ("tag=a,path=/,socket=/s,colour=red", "unknown key \"colour\""),
+            ("tag=a,path=,socket=/s", "path needs a value"),
+            ("tag=this-tag-is-longer-than-thirty-one-bytes,path=/,socket=/s", "31"),
+        ] {
+            let message = parse_share(text).unwrap_err();
+            assert!(message.contains(hint), "{text}: {message}");
+        }
+        assert!(parse_window("100M").unwrap_err().contains("32M, 64M, 128M, 256M, 512M, 1G, 2G, 4G"));
+    }
+
+    #[test]
+    fn conflicts_are_found_before_anything_starts() {
+        let message = |shares: &[&str]| serving(shares).validate().unwrap_err().to_string();
+        assert!(message(&["tag=a,path=/,socket=/run/i"]).contains("used twice"));
+        assert!(message(&["tag=a,path=/,socket=/1", "tag=a,path=/,socket=/2"]).contains("tag a is used twice"));
+        assert!(message(&["tag=a,path=/,socket=/1,iommu=on"]).contains("needs its PCI address"));
+        assert!(message(&["tag=a,path=/,socket=/1,endpoint=00:05.0"]).contains("IOMMU's own"));
+        assert!(
+            message(&["tag=a,path=/,socket=/1,endpoint=00:06.0", "tag=b,path=/,socket=/2,endpoint=00:06.0"])
+                .contains("00:06.0 is used twice")
+        );
+        assert!(message(&["tag=a,path=/nowhere/at/all,socket=/1"]).contains("cannot read folder"));
+        let mut without = serving(&["tag=a,path=/,socket=/1,endpoint=00:06.0"]);
+        without.iommu = None;
+        assert!(without.validate().unwrap_err().to_string().contains("there is no IOMMU"));
+        without.shares.clear();
+        assert!(matches!(without.validate(), Err(ConfigError::Empty)));
+    }
+}

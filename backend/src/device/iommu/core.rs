@@ -1,0 +1,148 @@
+//! The IOMMU that the device model drives and the shares consult: one [`Calgary`] and what surrounds it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use iommu_calgary::{Calgary, EndpointId, Iova, Limits, Phb, TableSize};
+use log::error;
+
+use super::{FaultLog, IommuStats};
+
+/// How long an UNMAP waits for a DMA that overlaps it before the endpoint is declared broken. The guest spins
+/// meanwhile; its kernel calls a spin of 20 s a lockup.
+const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a reserved region is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedKind {
+    /// Addresses that never reach the tables.
+    Hole,
+    /// The doorbells of message-signalled interrupts.
+    Msi,
+}
+
+/// A reserved region of the IOVA space; both ends inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// First address.
+    pub first: u64,
+    /// Last address.
+    pub last: u64,
+    /// What it is for.
+    pub kind: ReservedKind,
+}
+
+/// Calgary passes 640 KiB to 1 MiB untranslated (Linux, `pci-calgary_64.c`).
+const LEGACY_HOLE: Reserved = Reserved { first: 0xa_0000, last: 0xf_ffff, kind: ReservedKind::Hole };
+/// Where x86 takes message-signalled interrupts. Reported even beyond the window: without it Linux invents another.
+const MSI_WINDOW: Reserved = Reserved { first: 0xfee0_0000, last: 0xfeef_ffff, kind: ReservedKind::Msi };
+
+/// One IOMMU: shared by its device model and by every share behind it.
+pub struct Iommu {
+    calgary: Mutex<Calgary>,
+    size: TableSize,
+    reserved: Vec<Reserved>,
+    faults: FaultLog,
+    stats: IommuStats,
+}
+
+impl Iommu {
+    /// An IOMMU whose domains translate the IOVA window of `size`; `bypass` says whether an endpoint that no driver
+    /// has attached reaches memory untranslated.
+    ///
+    /// # Errors
+    /// The kernel refuses memory or descriptors.
+    pub fn new(size: TableSize, bypass: bool) -> std::io::Result<Self> {
+        let mut calgary = Calgary::new(size, Limits::default()).map_err(std::io::Error::other)?;
+        let reserved = vec![LEGACY_HOLE, MSI_WINDOW];
+        for region in &reserved {
+            calgary.reserve(Iova(region.first), Iova(region.last));
+        }
+        calgary.set_bypass(bypass);
+        calgary.commit(QUIESCE_LIMIT);
+        Ok(Self {
+            calgary: Mutex::new(calgary),
+            size,
+            reserved,
+            faults: FaultLog::new()?,
+            stats: IommuStats::default(),
+        })
+    }
+
+    /// Adds the endpoint `id`, and returns the bridge in front of it.
+    ///
+    /// # Errors
+    /// The id is taken, or there is no memory.
+    pub fn add_endpoint(&self, id: u32) -> std::io::Result<Arc<Phb>> {
+        self.calgary().add_endpoint(EndpointId(id)).map_err(std::io::Error::other)
+    }
+
+    /// Bytes of IOVA space, from 0.
+    #[must_use]
+    pub fn window(&self) -> u64 {
+        self.size.window_bytes()
+    }
+
+    /// Regions of the IOVA space that no MAP may touch.
+    #[must_use]
+    pub fn reserved(&self) -> &[Reserved] {
+        &self.reserved
+    }
+
+    /// Refused accesses on their way to the guest.
+    #[must_use]
+    pub fn faults(&self) -> &FaultLog {
+        &self.faults
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> &IommuStats {
+        &self.stats
+    }
+
+    /// Mappings in all domains.
+    #[must_use]
+    pub fn live_mappings(&self) -> u64 {
+        self.calgary().live_mappings()
+    }
+
+    /// Whether unattached endpoints reach memory untranslated.
+    #[must_use]
+    pub fn bypass(&self) -> bool {
+        self.calgary().bypass()
+    }
+
+    /// Sets what unattached endpoints may do; true for every DMA when it returns.
+    pub fn set_bypass(&self, bypass: bool) {
+        let mut calgary = self.calgary();
+        calgary.set_bypass(bypass);
+        self.commit(&mut calgary);
+    }
+
+    /// Drops every domain, as a device reset does. Bypass stays as it is (virtio 1.2 §5.13.6.8).
+    pub fn reset(&self) {
+        self.calgary().reset();
+        self.faults.clear();
+    }
+
+    /// Exclusive use of the tables.
+    pub(super) fn calgary(&self) -> MutexGuard<'_, Calgary> {
+        self.calgary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what was changed true for every DMA; says whether it is. If not, the endpoints concerned are broken.
+    pub(super) fn commit(&self, calgary: &mut Calgary) -> bool {
+        let commit = calgary.commit(QUIESCE_LIMIT);
+        self.stats.note_commit(&commit);
+        for endpoint in &commit.broken {
+            error!(
+                "iommu: endpoint {:#x} still had a DMA in flight {} s after its translation was removed; it is cut off \
+                 until the IOMMU is reset. Is its file system hanging?",
+                endpoint.0,
+                QUIESCE_LIMIT.as_secs()
+            );
+        }
+        commit.broken.is_empty()
+    }
+}

@@ -1,0 +1,72 @@
+//! The event queue: telling the guest of refused accesses (virtio 1.2 §5.13.6.9).
+
+use zerocopy::IntoBytes;
+
+use frontend_spec::iommu::{EVENT_QUEUE, FaultEvent, FaultFlags, FaultReason as EventReason};
+use iommu_calgary::{Access, FaultReason};
+
+use super::{FaultRecord, IommuDevice, Worker};
+use crate::device::Queue;
+use crate::device::throttle::warn_throttled;
+use crate::dma::{Dma, DmaFaultReason};
+use crate::ring::{Chain, RingError};
+
+/// Used length of an event.
+#[expect(clippy::cast_possible_truncation, reason = "24 bytes")]
+const EVENT_BYTES: u32 = FaultEvent::SIZE as u32;
+
+impl FaultRecord {
+    /// The event as the guest reads it.
+    fn event(&self) -> FaultEvent {
+        let reason = match self.fault.reason {
+            DmaFaultReason::Table(FaultReason::NotAttached) => EventReason::Domain,
+            DmaFaultReason::Table(FaultReason::NotMapped | FaultReason::Denied) => EventReason::Mapping,
+            DmaFaultReason::Table(FaultReason::SlotDisabled) | DmaFaultReason::NotRam => EventReason::Unknown,
+        };
+        let access = match self.fault.access {
+            Access::Read => FaultFlags::READ,
+            Access::Write => FaultFlags::WRITE,
+        };
+        FaultEvent::new(reason, self.endpoint, access, self.fault.address)
+    }
+}
+
+impl IommuDevice {
+    /// Puts pending faults into the buffers that the driver has provided. Faults that find none wait.
+    pub(super) fn deliver_events(&self, worker: &mut Worker) {
+        let Some(queue) = worker.queues[EVENT_QUEUE].as_mut().filter(|queue| !queue.broken) else { return };
+        match self.fill_events(queue, &mut worker.dma, &mut worker.batch.event_chain) {
+            Ok(true) => queue.interrupt.signal(),
+            Ok(false) => {}
+            Err(cause) => self.give_up(queue, "event", cause),
+        }
+    }
+
+    fn fill_events(&self, queue: &mut Queue, dma: &mut Dma, chain: &mut Chain) -> Result<bool, RingError> {
+        let faults = self.iommu.faults();
+        let window = dma.enter();
+        while let Some(record) = faults.next() {
+            if queue.ring.pending(&window)? == 0 && queue.ring.request_kicks(&window)? == 0 {
+                break;
+            }
+            let head = queue.ring.take(&window)?;
+            let event = record.event();
+            let usable = chain.load(&window, &queue.ring.layout(), head).is_ok()
+                && chain.writable_len() >= FaultEvent::SIZE as u64
+                && chain.copy_out(&window, event.as_bytes()).is_ok();
+            if usable {
+                faults.pop();
+                queue.ring.push_used(&window, head, EVENT_BYTES)?;
+            } else {
+                warn_throttled!(
+                    self.throttle,
+                    "iommu: an event buffer cannot hold {} bytes; it goes back unused",
+                    FaultEvent::SIZE
+                );
+                queue.ring.push_used(&window, head, 0)?;
+            }
+        }
+        queue.ring.publish(&window)?;
+        queue.ring.wants_interrupt(&window)
+    }
+}

@@ -1,0 +1,93 @@
+//! Refused accesses between the share that met them and the event queue that tells the guest.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::dma::DmaFault;
+
+/// Faults kept for a driver that is slow to provide buffers. Further ones are counted and dropped.
+const CAPACITY: usize = 128;
+
+/// One refused access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultRecord {
+    /// Endpoint id of the device that tried.
+    pub endpoint: u32,
+    /// The access.
+    pub fault: DmaFault,
+}
+
+/// A bounded queue of faults with a descriptor that wakes the IOMMU's thread.
+pub struct FaultLog {
+    pending: Mutex<VecDeque<FaultRecord>>,
+    wake: EventFd,
+    recorded: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl FaultLog {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            pending: Mutex::new(VecDeque::with_capacity(CAPACITY)),
+            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            recorded: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// Records a fault and wakes the IOMMU's thread. Called by the thread whose DMA was refused; never blocks for long.
+    pub fn record(&self, record: FaultRecord) {
+        self.recorded.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut pending = self.pending();
+            if pending.len() == CAPACITY {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            pending.push_back(record);
+        }
+        // A full counter would mean that a wake is pending already.
+        let _ = self.wake.write(1);
+    }
+
+    /// Faults recorded since the start.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.recorded.load(Ordering::Relaxed)
+    }
+
+    /// Faults that no event told of, because the guest gave no buffers.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn next(&self) -> Option<FaultRecord> {
+        self.pending().front().copied()
+    }
+
+    pub(super) fn pop(&self) {
+        self.pending().pop_front();
+    }
+
+    pub(super) fn clear(&self) {
+        self.pending().clear();
+    }
+
+    pub(super) fn consume_wake(&self) {
+        let _ = self.wake.read();
+    }
+
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, VecDeque<FaultRecord>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

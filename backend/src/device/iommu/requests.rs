@@ -1,0 +1,309 @@
+//! The request queue: one drain is one batch (virtio 1.2 §5.13.6).
+
+use frontend_spec::iommu::{
+    AttachFlags, MAX_READABLE_BYTES, MapFlags, ParseError, ProbeBuffer, REQUEST_QUEUE, Request, ResvMemSubtype, Status,
+    Tail, feature,
+};
+use iommu_calgary::{
+    AttachError, Calgary, DetachError, DomainId, DomainKind, EndpointId, Iova, MapError, Permissions, RealAddr,
+    UnmapError,
+};
+use zerocopy::IntoBytes;
+
+use super::{IommuDevice, LAST_DOMAIN, PROBE_SIZE, ReservedKind, Worker};
+use crate::device::Queue;
+use crate::device::throttle::warn_throttled;
+use crate::dma::{Dma, Window};
+use crate::ring::{Chain, RingError};
+
+/// Longest answer: the properties of a PROBE and its tail.
+const MAX_ANSWER: usize = PROBE_SIZE as usize + Tail::SIZE;
+
+/// Requests between the available and the used ring. Its memory is kept from drain to drain.
+#[derive(Default)]
+pub(super) struct Batch {
+    entries: Vec<Entry>,
+    used: usize,
+    pub(super) event_chain: Chain,
+}
+
+/// One request and its answer.
+#[derive(Default)]
+struct Entry {
+    head: u16,
+    chain: Chain,
+    answer: Answer,
+    /// Took something away: must not be called done if the commit fails.
+    removes: bool,
+}
+
+#[derive(Default)]
+enum Answer {
+    /// Nothing is written; the used length is 0.
+    #[default]
+    Silent,
+    /// Only a tail.
+    Tail(Status),
+    /// `PROBE_SIZE` bytes of properties, then a tail.
+    Probe(Status, Box<[u8; MAX_ANSWER]>),
+    /// A tail of `INVAL` in the last four bytes of a writable part too short for the properties.
+    ShortProbe,
+}
+
+impl Batch {
+    fn next(&mut self) -> &mut Entry {
+        if self.used == self.entries.len() {
+            self.entries.push(Entry::default());
+        }
+        self.used += 1;
+        &mut self.entries[self.used - 1]
+    }
+}
+
+impl IommuDevice {
+    /// Serves the request queue until it is empty.
+    pub(super) fn serve_requests(&self, worker: &mut Worker) {
+        let Worker { dma, queues, batch, taken } = worker;
+        let Some(queue) = queues[REQUEST_QUEUE].as_mut().filter(|queue| !queue.broken) else { return };
+        self.iommu.stats().note_kick();
+        match self.drain(queue, dma, batch) {
+            Ok(0) => {
+                if queue.looks_unshared() {
+                    warn_throttled!(
+                        self.throttle,
+                        "iommu: the guest kicks but its request queue looks empty: if nothing works, guest memory is \
+                         not shared with this daemon; start the VMM with share=on (QEMU: -object \
+                         memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)"
+                    );
+                }
+            }
+            Ok(served) => *taken += served,
+            Err(cause) => self.give_up(queue, "request", cause),
+        }
+    }
+
+    fn drain(&self, queue: &mut Queue, dma: &mut Dma, batch: &mut Batch) -> Result<u64, RingError> {
+        let mut served = 0;
+        loop {
+            let window = dma.enter();
+            queue.ring.suppress_kicks(&window)?;
+            let mut pending = queue.ring.pending(&window)?;
+            if pending == 0 {
+                pending = queue.ring.request_kicks(&window)?;
+                if pending == 0 {
+                    return Ok(served);
+                }
+            }
+            served += u64::from(pending);
+            self.apply(queue, &window, batch, pending)?;
+            self.publish(queue, &window, batch)?;
+            if queue.ring.wants_interrupt(&window)? {
+                self.iommu.stats().note_interrupt();
+                queue.interrupt.signal();
+            }
+        }
+    }
+
+    /// Takes `pending` requests, applies them in order, and makes them true.
+    fn apply(&self, queue: &mut Queue, window: &Window<'_>, batch: &mut Batch, pending: u16) -> Result<(), RingError> {
+        let mut calgary = self.iommu.calgary();
+        batch.used = 0;
+        for _ in 0..pending {
+            let head = queue.ring.take(window)?;
+            let layout = queue.ring.layout();
+            let entry = batch.next();
+            entry.head = head;
+            entry.removes = false;
+            entry.answer = match entry.chain.load(window, &layout, head) {
+                Ok(()) => self.execute(&mut calgary, window, &entry.chain, &mut entry.removes),
+                Err(cause) => {
+                    warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
+                    self.iommu.stats().note_malformed();
+                    Answer::Silent
+                }
+            };
+        }
+        self.iommu.stats().note_batch(u64::from(pending));
+        if !self.iommu.commit(&mut calgary) {
+            for entry in batch.entries[..batch.used].iter_mut().filter(|entry| entry.removes) {
+                entry.answer = Answer::Tail(Status::DevErr);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the answers and hands the chains back, all visible at once.
+    fn publish(&self, queue: &mut Queue, window: &Window<'_>, batch: &Batch) -> Result<(), RingError> {
+        for entry in &batch.entries[..batch.used] {
+            let written = match &entry.answer {
+                Answer::Silent => Ok(0),
+                Answer::Tail(status) => {
+                    self.iommu.stats().note_status(*status);
+                    entry.chain.copy_out(window, Tail::new(*status).as_bytes())
+                }
+                Answer::Probe(status, bytes) => {
+                    self.iommu.stats().note_status(*status);
+                    entry.chain.copy_out(window, &bytes[..])
+                }
+                Answer::ShortProbe => {
+                    self.iommu.stats().note_status(Status::Inval);
+                    write_last(window, &entry.chain, Tail::new(Status::Inval).as_bytes())
+                }
+            };
+            let len = written.unwrap_or_else(|fault| {
+                warn_throttled!(self.throttle, "iommu: an answer buffer at {:#x} is not guest RAM", fault.address);
+                0
+            });
+            let len = u32::try_from(len).unwrap_or(0);
+            queue.ring.push_used(window, entry.head, len)?;
+        }
+        queue.ring.publish(window)
+    }
+
+    /// Applies one request to the tables.
+    fn execute(&self, calgary: &mut Calgary, window: &Window<'_>, chain: &Chain, removes: &mut bool) -> Answer {
+        let mut bytes = [0; MAX_READABLE_BYTES];
+        let silent = |reason: &dyn std::fmt::Display| {
+            warn_throttled!(self.throttle, "iommu: malformed request: {reason}");
+            self.iommu.stats().note_malformed();
+            Answer::Silent
+        };
+        let request = match chain.copy_in(window, &mut bytes) {
+            Ok(len) => Request::parse(&bytes[..len]),
+            Err(fault) => return silent(&format_args!("its bytes at {:#x} are not guest RAM", fault.address)),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(cause @ (ParseError::UnknownType(_) | ParseError::TooShort { .. })) => return silent(&cause),
+        };
+        let writable = chain.writable_len();
+        if writable < Tail::SIZE as u64 {
+            return silent(&format_args!("{writable} writable bytes have no room for a tail"));
+        }
+        let feature_needed = match request {
+            Request::Map { .. } | Request::Unmap { .. } => feature::MAP_UNMAP,
+            Request::Probe { .. } => feature::PROBE,
+            _ => 0,
+        };
+        if feature_needed != 0 && !self.negotiated(feature_needed) {
+            return silent(&"its feature was not negotiated");
+        }
+        self.iommu.stats().note_request(&request);
+        let status = match request {
+            Request::Attach { domain, endpoint, flags, reserved_nonzero } => {
+                *removes = true;
+                self.attach(calgary, domain, endpoint, flags, reserved_nonzero)
+            }
+            Request::Detach { domain, endpoint } => {
+                *removes = true;
+                detach(calgary, domain, endpoint)
+            }
+            Request::Map { domain, virt_start, virt_end, phys_start, flags } => {
+                self.map(calgary, domain, virt_start, virt_end, phys_start, flags)
+            }
+            Request::Unmap { domain, virt_start, virt_end } => {
+                *removes = true;
+                unmap(calgary, domain, virt_start, virt_end)
+            }
+            Request::Probe { endpoint } => return self.probe(calgary, endpoint, writable),
+        };
+        Answer::Tail(status)
+    }
+
+    fn attach(
+        &self,
+        calgary: &mut Calgary,
+        domain: u32,
+        endpoint: u32,
+        flags: AttachFlags,
+        reserved_nonzero: bool,
+    ) -> Status {
+        let known = if self.negotiated(feature::BYPASS_CONFIG) { AttachFlags::BYPASS } else { AttachFlags::NONE };
+        if reserved_nonzero || flags.exceeds(known) {
+            return Status::Inval;
+        }
+        if domain > LAST_DOMAIN {
+            return Status::Range;
+        }
+        let kind = if flags.contains(AttachFlags::BYPASS) { DomainKind::Bypass } else { DomainKind::Translated };
+        match calgary.attach(DomainId(domain), EndpointId(endpoint), kind) {
+            Ok(()) => Status::Ok,
+            Err(AttachError::NoEndpoint) => Status::NoEnt,
+            Err(AttachError::KindMismatch) => Status::Inval,
+            Err(cause @ (AttachError::TooManyDomains | AttachError::OutOfMemory(..))) => {
+                warn_throttled!(self.throttle, "iommu: ATTACH of endpoint {endpoint:#x} to domain {domain}: {cause}");
+                Status::NoMem
+            }
+        }
+    }
+
+    /// A driver may never look at the status of a MAP (Linux does not since 6.8), so a refusal is logged.
+    fn map(&self, calgary: &mut Calgary, domain: u32, first: u64, last: u64, phys: u64, flags: MapFlags) -> Status {
+        let known = if self.negotiated(feature::MMIO) { MapFlags(0b111) } else { MapFlags::READ_WRITE };
+        if flags.exceeds(known) {
+            return Status::Inval;
+        }
+        let permissions = Permissions::new(flags.contains(MapFlags::READ), flags.contains(MapFlags::WRITE));
+        let Err(cause) = calgary.map(DomainId(domain), Iova(first), Iova(last), RealAddr(phys), permissions) else {
+            return Status::Ok;
+        };
+        warn_throttled!(
+            self.throttle,
+            "iommu: MAP of {first:#x}..={last:#x} to {phys:#x} in domain {domain} refused: {cause}"
+        );
+        match cause {
+            MapError::NoDomain => Status::NoEnt,
+            MapError::Bypass | MapError::Overlap | MapError::Reserved => Status::Inval,
+            MapError::Unaligned | MapError::Inverted | MapError::OutsideWindow | MapError::BadAddress => Status::Range,
+        }
+    }
+
+    fn probe(&self, calgary: &Calgary, endpoint: u32, writable: u64) -> Answer {
+        if writable < MAX_ANSWER as u64 {
+            return Answer::ShortProbe;
+        }
+        let mut answer = Box::new([0; MAX_ANSWER]);
+        let (properties, tail) = answer.split_at_mut(PROBE_SIZE as usize);
+        let status = if calgary.endpoints().any(|known| known == EndpointId(endpoint)) {
+            let mut buffer = ProbeBuffer::new(properties);
+            let complete = self.iommu.reserved().iter().all(|region| {
+                let subtype = match region.kind {
+                    ReservedKind::Hole => ResvMemSubtype::Reserved,
+                    ReservedKind::Msi => ResvMemSubtype::Msi,
+                };
+                buffer.resv_mem(subtype, region.first, region.last).is_ok()
+            });
+            if complete { Status::Ok } else { Status::DevErr }
+        } else {
+            Status::NoEnt
+        };
+        tail.copy_from_slice(Tail::new(status).as_bytes());
+        Answer::Probe(status, answer)
+    }
+}
+
+fn detach(calgary: &mut Calgary, domain: u32, endpoint: u32) -> Status {
+    match calgary.detach(DomainId(domain), EndpointId(endpoint)) {
+        Ok(()) => Status::Ok,
+        Err(DetachError::NoEndpoint) => Status::NoEnt,
+        Err(DetachError::NotAttached) => Status::Inval,
+    }
+}
+
+fn unmap(calgary: &mut Calgary, domain: u32, first: u64, last: u64) -> Status {
+    match calgary.unmap(DomainId(domain), Iova(first), Iova(last)) {
+        Ok(_) => Status::Ok,
+        Err(UnmapError::NoDomain) => Status::NoEnt,
+        Err(UnmapError::Bypass) => Status::Inval,
+        Err(UnmapError::Split | UnmapError::Inverted) => Status::Range,
+    }
+}
+
+/// Writes `bytes` into the last bytes of the writable part, and counts everything before them as written, since a
+/// used length counts from the start (§2.7.8.2).
+fn write_last(window: &Window<'_>, chain: &Chain, bytes: &[u8]) -> Result<usize, crate::dma::DmaFault> {
+    let total = usize::try_from(chain.writable_len()).unwrap_or(usize::MAX).min(MAX_ANSWER);
+    let mut all = [0; MAX_ANSWER];
+    all[total - bytes.len()..total].copy_from_slice(bytes);
+    chain.copy_out(window, &all[..total])
+}

@@ -1,0 +1,135 @@
+//! What the IOMMU counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use frontend_spec::iommu::{Request, Status};
+use iommu_calgary::Commit;
+
+/// Statuses OK (0) to NOMEM (8).
+const STATUSES: usize = 9;
+
+/// Counters, written by the IOMMU's thread and read by anyone.
+#[derive(Debug, Default)]
+pub struct IommuStats {
+    /// ATTACH, DETACH, MAP, UNMAP, PROBE.
+    requests: [AtomicU64; 5],
+    statuses: [AtomicU64; STATUSES],
+    /// Requests answered without a status: unknown type, or a chain that is none.
+    malformed: AtomicU64,
+    batches: AtomicU64,
+    largest_batch: AtomicU64,
+    kicks: AtomicU64,
+    interrupts: AtomicU64,
+    pub(super) ring_errors: AtomicU64,
+    waits: AtomicU64,
+    longest_wait_ns: AtomicU64,
+    broken: AtomicU64,
+}
+
+/// A copy of the counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IommuStatsSnapshot {
+    /// ATTACH requests.
+    pub attaches: u64,
+    /// DETACH requests.
+    pub detaches: u64,
+    /// MAP requests.
+    pub maps: u64,
+    /// UNMAP requests.
+    pub unmaps: u64,
+    /// PROBE requests.
+    pub probes: u64,
+    /// Requests answered with OK.
+    pub ok: u64,
+    /// Requests answered with another status.
+    pub refused: u64,
+    /// Requests answered without a status.
+    pub malformed: u64,
+    /// Drains of the request queue that found something.
+    pub batches: u64,
+    /// Most requests in one drain.
+    pub largest_batch: u64,
+    /// Calls to serve the request queue.
+    pub kicks: u64,
+    /// Interrupts sent.
+    pub interrupts: u64,
+    /// Rings given up.
+    pub ring_errors: u64,
+    /// Commits that had to wait for a DMA in flight.
+    pub waits: u64,
+    /// Longest such wait, in nanoseconds.
+    pub longest_wait_ns: u64,
+    /// Endpoints cut off because a DMA outlived its translation.
+    pub broken: u64,
+}
+
+impl IommuStats {
+    pub(super) fn note_request(&self, request: &Request) {
+        let index = match request {
+            Request::Attach { .. } => 0,
+            Request::Detach { .. } => 1,
+            Request::Map { .. } => 2,
+            Request::Unmap { .. } => 3,
+            Request::Probe { .. } => 4,
+        };
+        bump(&self.requests[index], 1);
+    }
+
+    pub(super) fn note_status(&self, status: Status) {
+        bump(&self.statuses[(status as usize).min(STATUSES - 1)], 1);
+    }
+
+    pub(super) fn note_malformed(&self) {
+        bump(&self.malformed, 1);
+    }
+
+    pub(super) fn note_kick(&self) {
+        bump(&self.kicks, 1);
+    }
+
+    pub(super) fn note_interrupt(&self) {
+        bump(&self.interrupts, 1);
+    }
+
+    pub(super) fn note_batch(&self, requests: u64) {
+        bump(&self.batches, 1);
+        self.largest_batch.fetch_max(requests, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_commit(&self, commit: &Commit) {
+        let nanoseconds = u64::try_from(commit.waited.as_nanos()).unwrap_or(u64::MAX);
+        if nanoseconds > 0 {
+            bump(&self.waits, 1);
+            self.longest_wait_ns.fetch_max(nanoseconds, Ordering::Relaxed);
+        }
+        bump(&self.broken, commit.broken.len() as u64);
+    }
+
+    /// The counters now. Each is exact; together they may straddle a batch.
+    #[must_use]
+    pub fn snapshot(&self) -> IommuStatsSnapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        IommuStatsSnapshot {
+            attaches: get(&self.requests[0]),
+            detaches: get(&self.requests[1]),
+            maps: get(&self.requests[2]),
+            unmaps: get(&self.requests[3]),
+            probes: get(&self.requests[4]),
+            ok: get(&self.statuses[0]),
+            refused: self.statuses[1..].iter().map(get).sum(),
+            malformed: get(&self.malformed),
+            batches: get(&self.batches),
+            largest_batch: get(&self.largest_batch),
+            kicks: get(&self.kicks),
+            interrupts: get(&self.interrupts),
+            ring_errors: get(&self.ring_errors),
+            waits: get(&self.waits),
+            longest_wait_ns: get(&self.longest_wait_ns),
+            broken: get(&self.broken),
+        }
+    }
+}
+
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}

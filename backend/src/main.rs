@@ -1,0 +1,7 @@
+//! The command `calgaryd`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    calgaryd::cli::main(std::env::args_os())
+}

@@ -1,0 +1,299 @@
+//! The supervisor thread: listening sockets, connections that end, signals and timers, on one event-manager loop.
+//!
+//! A port is a device and its socket. While a front end is connected its listening socket is not watched, so that a
+//! second one waits in the backlog; when the first leaves, the port listens again and the device keeps its state for
+//! [`LINGER`], in case the front end reconnects.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use log::{error, info, warn};
+use rustix::io::Errno;
+use vhost::vhost_user::{Error as VhostError, Listener};
+use vhost_user_backend::{Error as BackendError, ShutdownHandle, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::transport::Device;
+use crate::transport::socket::BoundSocket;
+use crate::transport::vhost_user::{Connection, RingWindow};
+
+mod signals;
+
+pub use signals::block_signals;
+use signals::{Signal, SignalSource};
+
+/// How long a device remembers domains and fids for a front end that went away.
+pub const LINGER: Duration = Duration::from_secs(30);
+/// How long a stop waits for connections to end; one may be inside a slow file operation.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Event data: the first numbers are the supervisor's own, then three per port.
+const STOP: u32 = 0;
+const SIGNAL: u32 = 1;
+const FIRST_PORT: u32 = 2;
+
+/// The kinds of event of a port.
+#[derive(Clone, Copy)]
+enum PortEvent {
+    /// A front end wants to connect.
+    Listen,
+    /// The connection has ended.
+    Ended,
+    /// The device has waited long enough for its front end.
+    Lingered,
+}
+
+impl PortEvent {
+    const ALL: [Self; 3] = [Self::Listen, Self::Ended, Self::Lingered];
+
+    fn data(self, port: usize) -> u32 {
+        let number = FIRST_PORT as usize + Self::ALL.len() * port + self as usize;
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    fn from_data(data: u32) -> Option<(Self, usize)> {
+        let number = data.checked_sub(FIRST_PORT)? as usize;
+        Some((Self::ALL[number % Self::ALL.len()], number / Self::ALL.len()))
+    }
+}
+
+/// A device and the socket that a front end reaches it by.
+pub struct Port {
+    device: Arc<dyn Device>,
+    socket: BoundSocket,
+    /// Where the device's rings must lie, if they are at IOVAs.
+    window: Option<RingWindow>,
+    ended: EventFd,
+    linger: TimerFd,
+    running: Option<Running>,
+}
+
+/// A connected front end.
+struct Running {
+    shutdown: ShutdownHandle,
+    thread: JoinHandle<()>,
+    done: Receiver<()>,
+}
+
+impl Port {
+    /// A port that listens on `socket` for `device`. With `window`, the device's rings are at IOVAs.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(device: Arc<dyn Device>, socket: BoundSocket, window: Option<RingWindow>) -> io::Result<Self> {
+        Ok(Self {
+            device,
+            socket,
+            window,
+            ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            linger: TimerFd::new().map_err(|cause| io::Error::from_raw_os_error(cause.errno()))?,
+            running: None,
+        })
+    }
+
+    fn name(&self) -> &str {
+        &self.device.identity().name
+    }
+
+    /// Accepts the front end that waits on the socket and serves it on threads of its own.
+    fn accept(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let connection = Connection::new(self.device.clone(), self.window.clone());
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
+        let mut daemon = VhostUserDaemon::new(self.name().to_owned(), connection.clone(), memory)
+            .map_err(|cause| cause.to_string())?;
+        if let Some(fd) = self.device.wake_fd() {
+            for handler in daemon.get_epoll_handlers() {
+                handler.register_listener(fd, EventSet::IN, connection.wake_event())?;
+            }
+        }
+        let mut listener = Listener::from(self.socket.listener()?);
+        daemon.start(&mut listener).map_err(|cause| cause.to_string())?;
+        let shutdown = daemon.shutdown_handle().ok_or("the connection ended at once")?;
+        let ended = self.ended.try_clone()?;
+        let name = self.name().to_owned();
+        let (done_sender, done) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
+            log_end(&name, daemon.wait());
+            // Joins the worker, so that nothing serves a queue when the device lets go of guest memory.
+            drop(daemon);
+            connection.close();
+            let _ = ended.write(1);
+            let _ = done_sender.send(());
+        })?;
+        self.running = Some(Running { shutdown, thread, done });
+        info!("{}: a front end has connected to {}", self.name(), self.socket.path().display());
+        Ok(())
+    }
+
+    /// Ends the connection, if there is one, and waits for it within reason.
+    fn close(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        running.shutdown.shutdown();
+        if running.done.recv_timeout(STOP_LIMIT).is_ok() {
+            let _ = running.thread.join();
+        } else {
+            warn!("{}: a request is still running; leaving without it", self.name());
+        }
+    }
+}
+
+/// Says how a connection ended; a front end that closes its socket is no error.
+fn log_end(name: &str, end: Result<(), BackendError>) {
+    match end {
+        Ok(()) => info!("{name}: the front end has left"),
+        Err(BackendError::HandleRequest(
+            VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_),
+        )) => info!("{name}: the front end has left"),
+        Err(cause) => {
+            let text = cause.to_string();
+            let hint = if text.contains("memory mapping") {
+                "; a ring lies outside the guest memory that was announced. Is all of it shared (share=on), and does \
+                 the IOVA window (--window) lie inside low RAM?"
+            } else {
+                ""
+            };
+            error!("{name}: the connection failed: {text}{hint}");
+        }
+    }
+}
+
+/// Makes the supervisor stop, from any thread.
+pub struct StopHandle(EventFd);
+
+impl StopHandle {
+    /// Asks for the stop and returns at once.
+    pub fn stop(&self) {
+        let _ = self.0.write(1);
+    }
+}
+
+/// See the module.
+pub struct Supervisor {
+    ports: Vec<Port>,
+    stop: EventFd,
+    signals: Option<SignalSource>,
+    counters: Box<dyn Fn() + Send>,
+    stopped: bool,
+}
+
+impl Supervisor {
+    /// A supervisor of `ports` and the handle that stops it. `counters` writes them to the log.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(
+        ports: Vec<Port>,
+        handle_signals: bool,
+        counters: Box<dyn Fn() + Send>,
+    ) -> io::Result<(Self, StopHandle)> {
+        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let handle = StopHandle(stop.try_clone()?);
+        let signals = if handle_signals { Some(SignalSource::new()?) } else { None };
+        Ok((Self { ports, stop, signals, counters, stopped: false }, handle))
+    }
+
+    /// Serves until it is stopped; then closes connections and removes sockets.
+    pub fn run(self) {
+        let mut manager = match EventManager::<Self>::new() {
+            Ok(manager) => manager,
+            Err(cause) => {
+                error!("cannot make an event loop: {cause:?}");
+                return;
+            }
+        };
+        let id = manager.add_subscriber(self);
+        while manager.subscriber_mut(id).is_ok_and(|supervisor| !supervisor.stopped) {
+            if let Err(event_manager::Error::Epoll(cause)) = manager.run()
+                && cause.errno() != Errno::INTR.raw_os_error()
+            {
+                error!("the event loop failed: {cause}");
+                break;
+            }
+        }
+        if let Ok(mut supervisor) = manager.remove_subscriber(id) {
+            for port in &mut supervisor.ports {
+                port.close();
+            }
+            (supervisor.counters)();
+        }
+    }
+
+    fn on_signal(&mut self) {
+        while let Some(signal) = self.signals.as_ref().and_then(SignalSource::next) {
+            match signal {
+                Signal::Stop => self.stopped = true,
+                Signal::Counters => (self.counters)(),
+            }
+        }
+    }
+
+    fn on_port(&mut self, event: PortEvent, index: usize, ops: &mut EventOps<'_>) {
+        let Some(port) = self.ports.get_mut(index) else { return };
+        let listening = Events::with_data(&port.socket, PortEvent::Listen.data(index), EventSet::IN);
+        match event {
+            PortEvent::Listen => {
+                let _ = port.linger.clear();
+                match port.accept() {
+                    Ok(()) => watch(ops.remove(listening)),
+                    Err(cause) => error!("{}: cannot serve a front end: {cause}", port.name()),
+                }
+            }
+            PortEvent::Ended => {
+                let _ = port.ended.read();
+                if let Some(running) = port.running.take() {
+                    let _ = running.thread.join();
+                }
+                let _ = port.linger.reset(LINGER, None);
+                watch(ops.add(listening));
+            }
+            PortEvent::Lingered => {
+                let _ = port.linger.wait();
+                if port.running.is_none() {
+                    port.device.reset();
+                    info!("{}: no front end came back; its state is dropped", port.name());
+                }
+            }
+        }
+    }
+}
+
+/// Registration fails only if descriptors run out; the supervisor goes on with what it has.
+fn watch(registered: Result<(), event_manager::Error>) {
+    if let Err(cause) = registered {
+        error!("cannot change what the supervisor watches: {cause:?}");
+    }
+}
+
+impl MutEventSubscriber for Supervisor {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        watch(ops.add(Events::with_data(&self.stop, STOP, EventSet::IN)));
+        if let Some(signals) = &self.signals {
+            watch(ops.add(Events::with_data_raw(signals.as_raw_fd(), SIGNAL, EventSet::IN)));
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            watch(ops.add(Events::with_data(&port.socket, PortEvent::Listen.data(index), EventSet::IN)));
+            watch(ops.add(Events::with_data(&port.ended, PortEvent::Ended.data(index), EventSet::IN)));
+            watch(ops.add(Events::with_data(&port.linger, PortEvent::Lingered.data(index), EventSet::IN)));
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        match events.data() {
+            STOP => self.stopped = true,
+            SIGNAL => self.on_signal(),
+            data => {
+                if let Some((event, index)) = PortEvent::from_data(data) {
+                    self.on_port(event, index, ops);
+                }
+            }
+        }
+    }
+}

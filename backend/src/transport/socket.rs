@@ -1,0 +1,134 @@
+//! Listening unix sockets that are ours and only ours.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why a socket could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process answers there.
+    #[error("socket {0} is in use by another process; stop it or choose another path")]
+    InUse(PathBuf),
+    /// Something that is no socket is there.
+    #[error("{0} exists and is not a socket; remove it or choose another path")]
+    NotASocket(PathBuf),
+    /// The kernel refuses.
+    #[error("cannot bind socket {path}: {cause}")]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// A bound socket. Its file is removed when this is dropped, unless another process has put its own there.
+#[derive(Debug)]
+pub struct BoundSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl BoundSocket {
+    /// Binds `path`, replacing a socket that nobody listens on. Only the owner may connect.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let refuse = |cause| BindError::Bind { path: path.to_owned(), cause };
+        match std::fs::symlink_metadata(path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => return Err(refuse(cause)),
+            Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
+            Ok(_) => match UnixStream::connect(path) {
+                Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path).map_err(refuse)?;
+                }
+                Ok(_) | Err(_) => return Err(BindError::InUse(path.to_owned())),
+            },
+        }
+        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = bound.map_err(refuse)?;
+        let found = std::fs::symlink_metadata(path).map_err(refuse)?;
+        Ok(Self { listener, path: path.to_owned(), identity: (found.dev(), found.ino()) })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A second handle to the listening socket, for the transport to accept from.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl AsRawFd for BoundSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let live = BoundSocket::bind(&path).unwrap();
+        assert!(matches!(BoundSocket::bind(&path), Err(BindError::InUse(_))));
+        drop(live);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(BoundSocket::bind(&path), Err(BindError::NotASocket(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_file_that_took_the_place_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bound = BoundSocket::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        drop(bound);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn only_the_owner_may_connect() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _bound = BoundSocket::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o077, 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! A [`Device`] carried by vhost-user, through `vhost-user-backend`.
+//!
+//! Two rules of that crate shape this file: an `Err` from a control handler ends the connection, and an `Err` from
+//! `handle_event` ends the worker. A guest can provoke neither, because nothing here returns one for what a guest does.
+
+mod window;
+
+pub use window::RingWindow;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::{error, warn};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use frontend_spec::virtio::feature;
+
+use crate::memory::GuestRam;
+use crate::ring::RingLayout;
+use crate::transport::{Device, Interrupt};
+
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+type Vring = VringMutex<Memory>;
+
+impl Interrupt for Vring {
+    fn signal(&self) {
+        if let Err(cause) = self.signal_used_queue() {
+            warn!("cannot interrupt the guest: {cause}");
+        }
+    }
+}
+
+/// One connection's view of a device. The device outlives it.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    device: Arc<dyn Device>,
+    window: Option<RingWindow>,
+    /// The vrings of running queues, so that a stop can write back the index that GET_VRING_BASE reports.
+    running: Mutex<Vec<Option<Vring>>>,
+}
+
+impl Connection {
+    /// A connection that serves `device`; with `window`, the device's rings are at IOVAs.
+    #[must_use]
+    pub fn new(device: Arc<dyn Device>, window: Option<RingWindow>) -> Self {
+        let queues = device.identity().queue_sizes.len();
+        Self { shared: Arc::new(Shared { device, window, running: Mutex::new(vec![None; queues]) }) }
+    }
+
+    /// The event number under which the device's own descriptor is registered with the worker. The numbers up to the
+    /// queue count belong to the queues and to the crate.
+    #[must_use]
+    pub fn wake_event(&self) -> u64 {
+        self.shared.device.identity().queue_sizes.len() as u64 + 1
+    }
+
+    /// The device's own descriptor, if it has one.
+    #[must_use]
+    pub fn wake_fd(&self) -> Option<RawFd> {
+        self.shared.device.wake_fd()
+    }
+
+    /// The front end is gone: queues stop, its memory is let go.
+    pub fn close(&self) {
+        for queue in 0..self.shared.device.identity().queue_sizes.len() {
+            self.stop(queue);
+        }
+        self.shared.device.set_memory(GuestRam::empty());
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Vec<Option<Vring>>> {
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self, queue: usize) {
+        let mut running = self.running();
+        let next_avail = self.shared.device.stop(queue);
+        let vring = running.get_mut(queue).and_then(Option::take);
+        if let (Some(next_avail), Some(vring)) = (next_avail, vring) {
+            vring.set_queue_next_avail(next_avail);
+        }
+    }
+
+    /// Starts `queue` if the front end has made it ready and it does not run yet; says whether it runs.
+    fn ensure_active(&self, queue: usize, vring: &Vring) -> bool {
+        let device = &self.shared.device;
+        // Held over the check: a stop that has begun either sees the queue running or has already unset `ready`.
+        let mut running = self.running();
+        let (layout, base) = {
+            let state = vring.get_ref();
+            let ring = state.get_queue();
+            if !ring.ready() || !state.is_enabled() {
+                return false;
+            }
+            let layout = RingLayout {
+                descriptors: ring.desc_table(),
+                avail: ring.avail_ring(),
+                used: ring.used_ring(),
+                size: ring.size(),
+                event_idx: ring.event_idx_enabled(),
+            };
+            (layout, ring.next_avail())
+        };
+        if running[queue].is_none() {
+            if !layout.is_valid() {
+                error!("{}: queue {queue} has an impossible layout: {layout:x?}", device.identity().name);
+                return false;
+            }
+            device.activate(queue, layout, base, Arc::new(vring.clone()));
+            running[queue] = Some(vring.clone());
+        }
+        true
+    }
+}
+
+impl VhostUserBackend for Connection {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        self.shared.device.identity().queue_sizes.len()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        self.shared.device.identity().queue_sizes.iter().copied().max().map_or(0, usize::from)
+    }
+
+    fn features(&self) -> u64 {
+        self.shared.device.features() | feature::VHOST_USER_PROTOCOL_FEATURES
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.shared.device.ack_features(features);
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        // QEMU refuses ACCESS_PLATFORM from a backend without BACKEND_REQ.
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    fn reset_device(&self) {
+        for queue in 0..self.num_queues() {
+            self.stop(queue);
+        }
+        self.shared.device.reset();
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut bytes = vec![0; size as usize];
+        self.shared.device.read_config(offset, &mut bytes);
+        bytes
+    }
+
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.shared.device.write_config(offset, bytes);
+        Ok(())
+    }
+
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        let ram = GuestRam::new(&memory.memory());
+        if let Some(complaint) = self.shared.window.as_ref().and_then(|window| window.complaint(&ram)) {
+            error!("{}: {complaint}", self.shared.device.identity().name);
+        }
+        self.shared.device.set_memory(ram);
+        Ok(())
+    }
+
+    fn stop_vring(&self, index: u32) -> io::Result<()> {
+        self.stop(index as usize);
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
+            .inspect_err(|cause| error!("cannot make an exit event: {cause}"))
+            .ok()
+    }
+
+    fn handle_event(&self, event: u16, _set: EventSet, vrings: &[Vring], _thread: usize) -> io::Result<()> {
+        let device = &self.shared.device;
+        if u64::from(event) == self.wake_event() {
+            device.wake();
+        } else if let Some(vring) = vrings.get(usize::from(event)) {
+            let queue = usize::from(event);
+            if self.ensure_active(queue, vring) {
+                device.service(queue);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! Command lines that attach the devices to a VMM.
+//!
+//! [`QemuAttachment`] says which devices a guest shall have and where; [`QemuAttachment::args`] checks that and gives
+//! [`QemuArgs`], for a process to be started or for a person to paste.
+
+mod args;
+mod qemu;
+
+pub use args::QemuArgs;
+pub use qemu::{
+    AttachError, IOMMU_QUEUE_SIZE, IOMMU_QUEUES, IommuDevice, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment,
+    ShareDevice, q35_low_ram,
+};

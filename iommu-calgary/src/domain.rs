@@ -1,0 +1,147 @@
+//! A translated address space: its table, and what the table cannot say.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::addr::{Iova, PAGE_SIZE, REAL_LIMIT, RealAddr};
+use crate::bitmap::{Bitmap, masks};
+use crate::error::{MapError, UnmapError};
+use crate::permissions::Permissions;
+use crate::range::{IovaRange, RangeList};
+use crate::table::TceTable;
+use crate::table_size::TableSize;
+use crate::tce::Tce;
+
+/// Removed ranges that a domain remembers one by one between commits. Beyond, it remembers their hull: a commit then may
+/// wait for more accesses than it had to.
+const REMOVED_RANGES: usize = 64;
+
+/// A table with the two bitmaps that make it a set of mappings.
+///
+/// A TCE tells neither where a mapping began nor "mapped, but no access". `valid` holds every mapped page, `start` the
+/// first page of each mapping. The bitmaps decide; the table follows them.
+#[derive(Debug)]
+pub struct Domain {
+    table: Arc<TceTable>,
+    valid: Bitmap,
+    start: Bitmap,
+    mappings: u64,
+    removed: RangeList,
+}
+
+impl Domain {
+    pub(crate) fn new(size: TableSize) -> io::Result<Self> {
+        Ok(Self {
+            table: Arc::new(TceTable::new(size)?),
+            valid: Bitmap::new(size.entries()),
+            start: Bitmap::new(size.entries()),
+            mappings: 0,
+            removed: RangeList::new(REMOVED_RANGES),
+        })
+    }
+
+    /// The table that the domain's endpoints translate through.
+    #[must_use]
+    pub fn table(&self) -> &Arc<TceTable> {
+        &self.table
+    }
+
+    /// Number of live mappings, one for each successful MAP that was not unmapped.
+    #[must_use]
+    pub fn mappings(&self) -> u64 {
+        self.mappings
+    }
+
+    /// What was unmapped since the last [`Domain::forget_removed`], or more.
+    pub(crate) fn removed(&self) -> &RangeList {
+        &self.removed
+    }
+
+    pub(crate) fn forget_removed(&mut self) {
+        self.removed.clear();
+    }
+
+    /// Maps `first..=last` to consecutive real pages from `real` on, as one mapping.
+    pub(crate) fn map(
+        &mut self,
+        first: Iova,
+        last: Iova,
+        real: RealAddr,
+        permissions: Permissions,
+        reserved: &[IovaRange],
+    ) -> Result<(), MapError> {
+        let range = IovaRange::new(first, last).ok_or(MapError::Inverted)?;
+        // A range up to the last 64-bit address ends on a page boundary: its successor wraps to 0.
+        if (first.0 | real.0 | last.0.wrapping_add(1)) & (PAGE_SIZE - 1) != 0 {
+            return Err(MapError::Unaligned);
+        }
+        if last.0 >= self.table.size().window_bytes() {
+            return Err(MapError::OutsideWindow);
+        }
+        if reserved.iter().any(|region| region.overlaps(range)) {
+            return Err(MapError::Reserved);
+        }
+        if real.0 >= REAL_LIMIT || last.0 - first.0 >= REAL_LIMIT - real.0 {
+            return Err(MapError::BadAddress);
+        }
+        let (first, last) = (first.page(), last.page());
+        if self.valid.intersects(first, last) {
+            return Err(MapError::Overlap);
+        }
+        self.valid.insert_range(first, last);
+        self.start.insert(first);
+        self.mappings += 1;
+        self.table.fill(first, last, Tce::new(real, permissions));
+        Ok(())
+    }
+
+    /// Removes every mapping inside `first..=last`, unless one lies only partly inside: then it removes none.
+    pub(crate) fn unmap(&mut self, first: Iova, last: Iova) -> Result<u64, UnmapError> {
+        if last < first {
+            return Err(UnmapError::Inverted);
+        }
+        let window_end = self.table.size().window_bytes() - 1;
+        if first.0 > window_end {
+            return Ok(0);
+        }
+        let last = Iova(last.0.min(window_end));
+        if self.splits(first, last) {
+            return Err(UnmapError::Split);
+        }
+        let mut mappings = 0;
+        let mut removed_pages: Option<(usize, usize)> = None;
+        for (word, mask) in masks(first.page(), last.page()) {
+            let live = self.valid.word(word) & mask;
+            if live == 0 {
+                continue;
+            }
+            self.table.free(word, live);
+            self.valid.remove(word, live);
+            mappings += u64::from(self.start.remove(word, live));
+            let lowest = word * 64 + live.trailing_zeros() as usize;
+            let highest = word * 64 + 63 - live.leading_zeros() as usize;
+            removed_pages = Some((removed_pages.map_or(lowest, |(first, _)| first), highest));
+        }
+        if let Some((lowest, highest)) = removed_pages {
+            let end = Iova(Iova::of_page(highest).0 | (PAGE_SIZE - 1));
+            self.removed.insert(IovaRange::new(Iova::of_page(lowest), end).expect("pages are visited upwards"));
+        }
+        self.mappings -= mappings;
+        Ok(mappings)
+    }
+
+    /// Whether a mapping lies partly inside and partly outside of `first..=last`, which is inside the window.
+    ///
+    /// Mappings consist of whole pages, so only the two edges can cut one.
+    fn splits(&self, first: Iova, last: Iova) -> bool {
+        let first_page = first.page();
+        if self.valid.contains(first_page) && (first.offset_in_page() != 0 || !self.start.contains(first_page)) {
+            return true;
+        }
+        if last.offset_in_page() != PAGE_SIZE - 1 {
+            return self.valid.contains(last.page());
+        }
+        let next = last.page() + 1;
+        next < self.table.size().entries() && self.valid.contains(next) && !self.start.contains(next)
+    }
+}

@@ -1,0 +1,78 @@
+//! The IBM Calgary IOMMU in software.
+//!
+//! Calgary translates the DMA of PCI devices through flat tables of 8-byte entries (TCEs), one table at a time per PCI
+//! host bridge (PHB). This crate keeps such tables, bit for bit as the chip reads them, hands devices a translated view
+//! of memory, and makes sure that a removed translation is out of use before anyone is told that it is gone.
+//!
+//! ```text
+//!   control plane, one thread                      data plane, the devices' threads
+//!
+//!   Calgary ── attach, detach ──> Phb (TAR, CONFIG_RW) <── DmaPort::enter ──> Epoch::translate, Epoch::pin
+//!      │                           │                                              │
+//!      └─ map, unmap ─> Domain ─> TceTable <───────────────────────────────────────┘
+//!      └─ commit: waits until no epoch and no pin uses what was removed
+//! ```
+//!
+//! Five types to know:
+//! - [`Calgary`]: the control plane. Its methods are the requests of a virtio-iommu (virtio 1.2 §5.13) without their
+//!   wire format.
+//! - [`Domain`]: one address space, a [`TceTable`] and two bitmaps.
+//! - [`Phb`]: what one endpoint's accesses pass through.
+//! - [`DmaPort`]: one device thread's way through a PHB; its [`Epoch`]s translate.
+//! - [`PinSet`]: what keeps a range good for an access that outlasts an epoch.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use iommu_calgary::*;
+//!
+//! let (endpoint, domain) = (EndpointId(8), DomainId(1));
+//! let mut iommu = Calgary::new(TableSize::MiB512, Limits::default())?;
+//! let phb = iommu.add_endpoint(endpoint)?;
+//!
+//! iommu.attach(domain, endpoint, DomainKind::Translated)?;
+//! iommu.map(domain, Iova(0x1000), Iova(0x2fff), RealAddr(0x7000), Permissions::READ)?;
+//! iommu.commit(Duration::from_secs(1));
+//!
+//! let mut port = phb.new_port();
+//! let run = port.enter().translate(Iova(0x1800), 0x1000, Access::Read)?;
+//! assert_eq!(run, Run { real: RealAddr(0x7800), len: 0x1000 });
+//!
+//! iommu.unmap(domain, Iova(0x1000), Iova(0x2fff))?;
+//! let commit = iommu.commit(Duration::from_secs(1));
+//! assert!(commit.broken.is_empty());
+//! assert!(port.enter().translate(Iova(0x1800), 1, Access::Read).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod addr;
+mod bitmap;
+mod commit;
+mod domain;
+mod error;
+mod permissions;
+mod phb;
+mod pins;
+mod port;
+mod quiesce;
+mod range;
+mod registers;
+mod registry;
+mod table;
+mod table_size;
+mod tce;
+mod unit;
+
+pub use addr::{DomainId, EndpointId, Iova, PAGE_SIZE, RealAddr};
+pub use commit::{Commit, Stats};
+pub use domain::Domain;
+pub use error::{AttachError, DetachError, Error, MapError, UnmapError};
+pub use permissions::{Access, Permissions};
+pub use phb::Phb;
+pub use pins::PinSet;
+pub use port::{DmaPort, Epoch, Fault, FaultReason, Run};
+pub use table::TceTable;
+pub use table_size::TableSize;
+pub use tce::Tce;
+pub use unit::{Calgary, DomainKind, Limits};

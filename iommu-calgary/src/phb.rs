@@ -1,0 +1,209 @@
+//! The soft PHB: registers in memory, and the accesses of the device behind them.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::addr::EndpointId;
+use crate::pins::{PinSet, PinSlot, Scope};
+use crate::port::DmaPort;
+use crate::quiesce::{EpochSlot, Quiesce};
+use crate::registers::{Tar, config_rw};
+use crate::registry::Registry;
+use crate::table::TceTable;
+
+/// The PCI host bridge that one endpoint sits behind. The device that does the DMA shares it with the control plane.
+///
+/// A translation reads the two registers and one entry of the table:
+///
+/// | CONFIG_RW                | TAR              | an access |
+/// |--------------------------|------------------|-----------|
+/// | slots disabled           | any              | faults: [`SlotDisabled`](crate::FaultReason::SlotDisabled) |
+/// | TCE enable off           | any              | goes to the IOVA itself: bypass |
+/// | TCE enable on            | base 0           | faults: [`NotAttached`](crate::FaultReason::NotAttached) |
+/// | TCE enable on            | base of a table  | is translated |
+#[derive(Debug)]
+pub struct Phb {
+    registers: Registers,
+    endpoint: EndpointId,
+    ports: Registry<EpochSlot>,
+    pins: Registry<PinSlot>,
+    tables: Mutex<Tables>,
+}
+
+/// Read by every access and seldom written, so they share no cache line with anything that changes more often.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Registers {
+    config_rw: AtomicU32,
+    tar: AtomicU64,
+}
+
+/// Keeps alive what the TAR holds the address of.
+///
+/// Invariant: an address in the TAR, or one that a port inside an epoch took from it, belongs to the table of `target`,
+/// to one in `retired`, or to one that a [`Quiesce`] of this PHB carries.
+#[derive(Debug)]
+struct Tables {
+    target: Target,
+    retired: Vec<Arc<TceTable>>,
+}
+
+/// Where the accesses of a PHB go.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// Nowhere: all fault.
+    Nothing,
+    /// To the address that the device issued.
+    Identity,
+    /// Through a table.
+    Table(Arc<TceTable>),
+}
+
+impl Target {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nothing, Self::Nothing) | (Self::Identity, Self::Identity) => true,
+            (Self::Table(table), Self::Table(other)) => Arc::ptr_eq(table, other),
+            _ => false,
+        }
+    }
+}
+
+/// What programming a PHB did to the translations that were there before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reprogrammed {
+    /// Nothing changed, or nothing was reachable before.
+    NothingLost,
+    /// Old translations are gone and may still be in use.
+    Lost,
+}
+
+impl Phb {
+    pub(crate) fn new(endpoint: EndpointId) -> Self {
+        Self {
+            registers: Registers {
+                config_rw: AtomicU32::new(config_rw::TCE_ENABLE),
+                tar: AtomicU64::new(Tar::NO_TABLE.value()),
+            },
+            endpoint,
+            ports: Registry::new(),
+            pins: Registry::new(),
+            tables: Mutex::new(Tables { target: Target::Nothing, retired: Vec::new() }),
+        }
+    }
+
+    /// The endpoint behind this PHB.
+    #[must_use]
+    pub fn endpoint(&self) -> EndpointId {
+        self.endpoint
+    }
+
+    /// Whether the slots are disabled because accesses did not end in time. Only a reset enables them again.
+    #[must_use]
+    pub fn is_slot_disabled(&self) -> bool {
+        self.config_rw() & config_rw::SLOT_DISABLE != 0
+    }
+
+    /// A way into the memory of the guest, for one thread of the device.
+    #[must_use]
+    pub fn new_port(self: &Arc<Self>) -> DmaPort {
+        DmaPort::new(Arc::clone(self))
+    }
+
+    /// An empty set of pins, for one request at a time.
+    #[must_use]
+    pub fn new_pins(self: &Arc<Self>) -> PinSet {
+        PinSet::new(Arc::clone(self))
+    }
+
+    pub(crate) fn ports(&self) -> &Registry<EpochSlot> {
+        &self.ports
+    }
+
+    pub(crate) fn pins(&self) -> &Registry<PinSlot> {
+        &self.pins
+    }
+
+    pub(crate) fn config_rw(&self) -> u32 {
+        self.registers.config_rw.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn tar(&self) -> Tar {
+        Tar::from_value(self.registers.tar.load(Ordering::Acquire))
+    }
+
+    /// Points the registers at `target`.
+    ///
+    /// An access may read CONFIG_RW before and TAR after the change, or the other way round. The order of the stores
+    /// lets it see the old or the new target, or none, never a third one.
+    pub(crate) fn program(&self, target: Target) -> Reprogrammed {
+        let mut tables = self.tables();
+        if tables.target.is_same(&target) {
+            return Reprogrammed::NothingLost;
+        }
+        match &target {
+            Target::Nothing => self.select(Tar::NO_TABLE),
+            Target::Table(table) => self.select(table.tar()),
+            // The TAR keeps the old table until nobody is inside: cleared now, it would make accesses fault that began
+            // under the old target and are good under the new one.
+            Target::Identity => {
+                self.registers.config_rw.fetch_and(!config_rw::TCE_ENABLE, Ordering::Release);
+            }
+        }
+        match std::mem::replace(&mut tables.target, target) {
+            Target::Nothing => return Reprogrammed::NothingLost,
+            Target::Identity => {}
+            Target::Table(table) => tables.retired.push(table),
+        }
+        Reprogrammed::Lost
+    }
+
+    /// Switches the slots off, as Linux's watchdog does after a DMA error.
+    pub(crate) fn disable_slots(&self) {
+        self.registers.config_rw.fetch_or(config_rw::SLOT_DISABLE, Ordering::Release);
+        self.program(Target::Nothing);
+    }
+
+    /// Switches the slots on again.
+    pub(crate) fn enable_slots(&self) {
+        self.registers.config_rw.fetch_and(!config_rw::SLOT_DISABLE, Ordering::Release);
+    }
+
+    /// Starts to wait for the accesses through translations that were changed before this call.
+    pub(crate) fn quiesce<'a>(&'a self, scope: Scope<'a>) -> Quiesce<'a> {
+        Quiesce::begin(self, scope)
+    }
+
+    pub(crate) fn take_retired(&self) -> Vec<Arc<TceTable>> {
+        std::mem::take(&mut self.tables().retired)
+    }
+
+    pub(crate) fn give_back_retired(&self, mut retired: Vec<Arc<TceTable>>) {
+        if !retired.is_empty() {
+            self.tables().retired.append(&mut retired);
+        }
+    }
+
+    /// Drops tables that were taken with [`Phb::take_retired`], once every epoch that began before is over.
+    pub(crate) fn drop_retired(&self, retired: Vec<Arc<TceTable>>) {
+        if retired.is_empty() {
+            return;
+        }
+        let tables = self.tables();
+        if !matches!(tables.target, Target::Table(_)) {
+            self.registers.tar.store(Tar::NO_TABLE.value(), Ordering::Release);
+        }
+        drop(tables);
+        drop(retired);
+    }
+
+    /// The TAR first: whoever sees translation enabled sees the table it was enabled for.
+    fn select(&self, tar: Tar) {
+        self.registers.tar.store(tar.value(), Ordering::Release);
+        self.registers.config_rw.fetch_or(config_rw::TCE_ENABLE, Ordering::Release);
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

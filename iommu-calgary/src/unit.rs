@@ -1,0 +1,370 @@
+//! The control plane: which endpoint sees which domain, and what the domains map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addr::{DomainId, EndpointId, Iova, RealAddr};
+use crate::commit::Stats;
+use crate::domain::Domain;
+use crate::error::{AttachError, DetachError, Error, MapError, UnmapError};
+use crate::permissions::Permissions;
+use crate::phb::{Phb, Target};
+use crate::pins::Scope;
+use crate::range::IovaRange;
+use crate::table::TceTable;
+use crate::table_size::TableSize;
+
+/// Bounds on what guests can make the unit hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Domains at one time. Linux opens one per IOMMU group and a few for itself. Each takes a descriptor, and up to
+    /// 1/32 more than the table's bytes of memory.
+    pub max_domains: usize,
+    /// How long a [`Calgary::reset`] waits for accesses to end.
+    pub reset_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_domains: 256, reset_wait: Duration::from_secs(2) }
+    }
+}
+
+/// What the accesses of a domain's endpoints do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DomainKind {
+    /// They are translated through the domain's table.
+    Translated,
+    /// They go to the address that the device issued. Such a domain has no table.
+    Bypass,
+}
+
+/// The unit's control plane. One thread owns it; the devices' threads hold its [`Phb`]s.
+///
+/// Domains exist while an endpoint is attached to them. Changes take effect for all DMA with [`Calgary::commit`]; only
+/// then may a guest be told of them.
+#[derive(Debug)]
+pub struct Calgary {
+    pub(crate) size: TableSize,
+    pub(crate) limits: Limits,
+    pub(crate) bypass: bool,
+    reserved: Vec<IovaRange>,
+    /// Sorted by id.
+    pub(crate) domains: Vec<DomainSlot>,
+    /// Index into `domains` that the last lookup found: most requests name the same domain as the one before.
+    recent: usize,
+    pub(crate) endpoints: Vec<Endpoint>,
+    endpoint_index: BTreeMap<EndpointId, usize>,
+    /// Domains from which something was unmapped since the last commit, each once.
+    pub(crate) dirty: Vec<DomainId>,
+    /// Endpoints whose PHB may have to be programmed at the next commit, each once.
+    pub(crate) moved: Vec<usize>,
+    pub(crate) stats: Stats,
+}
+
+#[derive(Debug)]
+pub(crate) struct DomainSlot {
+    id: DomainId,
+    /// `None` for a bypass domain.
+    pub(crate) space: Option<Domain>,
+    /// Indexes into the unit's endpoints. Never empty between calls.
+    pub(crate) endpoints: Vec<usize>,
+}
+
+impl DomainSlot {
+    fn kind(&self) -> DomainKind {
+        match self.space {
+            Some(_) => DomainKind::Translated,
+            None => DomainKind::Bypass,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) phb: Arc<Phb>,
+    pub(crate) domain: Option<DomainId>,
+    /// Listed in the unit's `moved`.
+    pub(crate) moved: bool,
+    /// Its accesses did not end in time: its slots are disabled until a reset finds it quiet.
+    pub(crate) broken: bool,
+}
+
+impl Calgary {
+    /// A unit without endpoints, with an IOVA window of `size` for each domain. Bypass is off.
+    ///
+    /// # Errors
+    /// [`Error::NoDomains`] if the limits allow none, [`Error::Table`] if this machine cannot allocate table memory.
+    pub fn new(size: TableSize, limits: Limits) -> Result<Self, Error> {
+        if limits.max_domains == 0 {
+            return Err(Error::NoDomains);
+        }
+        // Better found out now than at a guest's first ATTACH.
+        TceTable::new(size).map_err(Error::Table)?;
+        Ok(Self {
+            size,
+            limits,
+            bypass: false,
+            reserved: Vec::new(),
+            domains: Vec::new(),
+            recent: 0,
+            endpoints: Vec::new(),
+            endpoint_index: BTreeMap::new(),
+            dirty: Vec::new(),
+            moved: Vec::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Size of every domain's table.
+    #[must_use]
+    pub fn size(&self) -> TableSize {
+        self.size
+    }
+
+    /// Makes every later MAP that overlaps `first..=last` fail. An inverted range reserves nothing.
+    pub fn reserve(&mut self, first: Iova, last: Iova) {
+        self.reserved.extend(IovaRange::new(first, last));
+    }
+
+    /// Adds an endpoint, attached to no domain, and returns the PHB that its device does DMA through.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateEndpoint`].
+    pub fn add_endpoint(&mut self, id: EndpointId) -> Result<Arc<Phb>, Error> {
+        if self.endpoint_index.contains_key(&id) {
+            return Err(Error::DuplicateEndpoint(id));
+        }
+        let phb = Arc::new(Phb::new(id));
+        phb.program(self.unattached());
+        self.endpoint_index.insert(id, self.endpoints.len());
+        self.endpoints.push(Endpoint { phb: Arc::clone(&phb), domain: None, moved: false, broken: false });
+        Ok(phb)
+    }
+
+    /// Whether endpoints that are attached to no domain reach memory untranslated (`true`) or not at all. Takes effect
+    /// with the next commit.
+    pub fn set_bypass(&mut self, bypass: bool) {
+        if self.bypass == bypass {
+            return;
+        }
+        self.bypass = bypass;
+        for endpoint in 0..self.endpoints.len() {
+            if self.endpoints[endpoint].domain.is_none() {
+                self.note_move(endpoint);
+            }
+        }
+    }
+
+    /// What [`Calgary::set_bypass`] set last.
+    #[must_use]
+    pub fn bypass(&self) -> bool {
+        self.bypass
+    }
+
+    /// Attaches an endpoint, and detaches it from where it was (virtio 1.2 §5.13.6.3). The domain is created if it does
+    /// not exist. Attaching again to the same domain changes nothing.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; none has a side effect.
+    pub fn attach(&mut self, domain: DomainId, endpoint: EndpointId, kind: DomainKind) -> Result<(), AttachError> {
+        let endpoint = self.endpoint_at(endpoint).ok_or(AttachError::NoEndpoint)?;
+        let old = self.endpoints[endpoint].domain;
+        match self.search(domain) {
+            Ok(index) => {
+                if self.domains[index].kind() != kind {
+                    return Err(AttachError::KindMismatch);
+                }
+                if old == Some(domain) {
+                    return Ok(());
+                }
+            }
+            Err(index) => {
+                let dying =
+                    old.and_then(|old| self.search(old).ok()).is_some_and(|old| self.domains[old].endpoints.len() == 1);
+                if self.domains.len() - usize::from(dying) >= self.limits.max_domains {
+                    return Err(AttachError::TooManyDomains);
+                }
+                let space = match kind {
+                    DomainKind::Translated => Some(Domain::new(self.size).map_err(AttachError::OutOfMemory)?),
+                    DomainKind::Bypass => None,
+                };
+                let slot = DomainSlot { id: domain, space, endpoints: Vec::new() };
+                self.domains.insert(index, slot);
+            }
+        }
+        self.leave(endpoint);
+        if let Ok(index) = self.search(domain) {
+            self.domains[index].endpoints.push(endpoint);
+            self.endpoints[endpoint].domain = Some(domain);
+            self.note_move(endpoint);
+        }
+        Ok(())
+    }
+
+    /// Detaches an endpoint from the domain that it is attached to. With its last endpoint a domain vanishes, and all
+    /// its mappings (virtio 1.2 §5.13.6.4).
+    ///
+    /// # Errors
+    /// See [`DetachError`]; none has a side effect.
+    pub fn detach(&mut self, domain: DomainId, endpoint: EndpointId) -> Result<(), DetachError> {
+        let endpoint = self.endpoint_at(endpoint).ok_or(DetachError::NoEndpoint)?;
+        if self.endpoints[endpoint].domain != Some(domain) {
+            return Err(DetachError::NotAttached);
+        }
+        self.leave(endpoint);
+        Ok(())
+    }
+
+    /// Maps `first..=last` of a domain to consecutive real pages from `real` on, as one mapping that only a whole UNMAP
+    /// removes (virtio 1.2 §5.13.6.5).
+    ///
+    /// # Errors
+    /// See [`MapError`]; none has a side effect.
+    pub fn map(
+        &mut self,
+        domain: DomainId,
+        first: Iova,
+        last: Iova,
+        real: RealAddr,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let index = self.find(domain).ok_or(MapError::NoDomain)?;
+        let space = self.domains[index].space.as_mut().ok_or(MapError::Bypass)?;
+        space.map(first, last, real, permissions, &self.reserved)
+    }
+
+    /// Removes every mapping inside `first..=last` and returns how many there were (virtio 1.2 §5.13.6.6). The bounds
+    /// need no alignment and may lie beyond the window: 0 to 2^64 - 1 removes all.
+    ///
+    /// # Errors
+    /// See [`UnmapError`]; none has a side effect, so a range that would split a mapping removes nothing.
+    pub fn unmap(&mut self, domain: DomainId, first: Iova, last: Iova) -> Result<u64, UnmapError> {
+        let index = self.find(domain).ok_or(UnmapError::NoDomain)?;
+        let space = self.domains[index].space.as_mut().ok_or(UnmapError::Bypass)?;
+        let was_dirty = !space.removed().is_empty();
+        let mappings = space.unmap(first, last)?;
+        if mappings > 0 && !was_dirty {
+            self.dirty.push(domain);
+        }
+        Ok(mappings)
+    }
+
+    /// Number of live mappings in all domains.
+    #[must_use]
+    pub fn live_mappings(&self) -> u64 {
+        let spaces = self.domains.iter().filter_map(|slot| slot.space.as_ref());
+        spaces.map(Domain::mappings).sum()
+    }
+
+    /// Number of live mappings in one domain: 0 if it does not exist or holds none.
+    #[must_use]
+    pub fn live_mappings_of(&self, domain: DomainId) -> u64 {
+        self.domain(domain).map_or(0, Domain::mappings)
+    }
+
+    /// The domains that exist, in the order of their ids.
+    pub fn domains(&self) -> impl Iterator<Item = DomainId> {
+        self.domains.iter().map(|slot| slot.id)
+    }
+
+    /// The kind of a domain, or `None` if it does not exist.
+    #[must_use]
+    pub fn domain_kind(&self, domain: DomainId) -> Option<DomainKind> {
+        let index = self.search(domain).ok()?;
+        Some(self.domains[index].kind())
+    }
+
+    /// A translated domain with its table, or `None` if it does not exist or is a bypass domain.
+    #[must_use]
+    pub fn domain(&self, domain: DomainId) -> Option<&Domain> {
+        let index = self.search(domain).ok()?;
+        self.domains[index].space.as_ref()
+    }
+
+    /// The domain that an endpoint is attached to.
+    #[must_use]
+    pub fn endpoint_domain(&self, endpoint: EndpointId) -> Option<DomainId> {
+        self.endpoints[self.endpoint_at(endpoint)?].domain
+    }
+
+    /// The endpoints of the unit, in the order of their ids.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
+        self.endpoint_index.keys().copied()
+    }
+
+    /// Counters since the unit was made.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Where an endpoint's accesses have to go.
+    pub(crate) fn target_of(&self, endpoint: usize) -> Target {
+        let Some(domain) = self.endpoints[endpoint].domain else {
+            return self.unattached();
+        };
+        match self.search(domain).map(|index| &self.domains[index].space) {
+            Ok(Some(space)) => Target::Table(Arc::clone(space.table())),
+            Ok(None) => Target::Identity,
+            Err(_) => Target::Nothing,
+        }
+    }
+
+    /// Index of a domain in `domains`.
+    pub(crate) fn find(&mut self, domain: DomainId) -> Option<usize> {
+        if self.domains.get(self.recent).is_none_or(|slot| slot.id != domain) {
+            self.recent = self.search(domain).ok()?;
+        }
+        Some(self.recent)
+    }
+
+    /// Has the PHB of an endpoint looked at in the next commit.
+    pub(crate) fn note_move(&mut self, endpoint: usize) {
+        if !self.endpoints[endpoint].moved {
+            self.endpoints[endpoint].moved = true;
+            self.moved.push(endpoint);
+        }
+    }
+
+    /// Takes an endpoint out of its domain, and the domain out of the unit if it was the last one.
+    fn leave(&mut self, endpoint: usize) {
+        let Some(domain) = self.endpoints[endpoint].domain.take() else {
+            return;
+        };
+        self.note_move(endpoint);
+        let Ok(index) = self.search(domain) else {
+            return;
+        };
+        let members = &mut self.domains[index].endpoints;
+        members.retain(|&member| member != endpoint);
+        if members.is_empty() {
+            self.domains.remove(index);
+            self.dirty.retain(|&dirty| dirty != domain);
+        }
+    }
+
+    fn unattached(&self) -> Target {
+        if self.bypass { Target::Identity } else { Target::Nothing }
+    }
+
+    fn search(&self, domain: DomainId) -> Result<usize, usize> {
+        self.domains.binary_search_by_key(&domain, |slot| slot.id)
+    }
+
+    fn endpoint_at(&self, endpoint: EndpointId) -> Option<usize> {
+        self.endpoint_index.get(&endpoint).copied()
+    }
+}
+
+impl Drop for Calgary {
+    /// The devices may live on: from here on all their accesses fault.
+    fn drop(&mut self) {
+        for endpoint in &self.endpoints {
+            endpoint.phb.program(Target::Nothing);
+            // If it is not quiet yet, the PHB keeps its tables for as long as it lives.
+            endpoint.phb.quiesce(Scope::All).poll();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How a driver makes memory reachable for a device.
+
+use std::fmt::Debug;
+
+use super::address::{DeviceAddr, GuestPhys};
+use super::iommu::IommuError;
+use super::memory::MemoryError;
+use super::queue::QueueError;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The device reads.
+    ToDevice,
+    /// The device writes.
+    FromDevice,
+    /// Both, as for rings.
+    Both,
+}
+
+/// Why memory could not be made reachable, or a request on it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaError {
+    /// The IOMMU refused.
+    #[error(transparent)]
+    Iommu(#[from] IommuError),
+    /// The queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Guest memory is short or the address is wrong.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// No free range of device addresses.
+    #[error("no {pages} free page(s) of IOVA left: use a larger window or fewer requests at once")]
+    IovaExhausted {
+        /// Pages asked for.
+        pages: u64,
+    },
+}
+
+/// Requests that a mapper sent to its IOMMU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapperCounts {
+    /// MAP requests.
+    pub maps: u64,
+    /// UNMAP requests.
+    pub unmaps: u64,
+}
+
+impl std::ops::Sub for MapperCounts {
+    type Output = Self;
+    fn sub(self, earlier: Self) -> Self {
+        Self { maps: self.maps - earlier.maps, unmaps: self.unmaps - earlier.unmaps }
+    }
+}
+
+/// Turns guest memory into device addresses, for one device.
+pub trait DmaMapper: Debug + Send + Sync {
+    /// Make `bytes` contiguous bytes at `gpa` reachable for one request.
+    ///
+    /// # Errors
+    /// [`DmaError`] when the IOMMU refuses or has no room.
+    fn map(&self, gpa: GuestPhys, bytes: usize, direction: Direction) -> Result<DeviceAddr, DmaError>;
+
+    /// End one `map`, with the address it returned and the same length.
+    ///
+    /// # Errors
+    /// [`DmaError`] when the IOMMU refuses.
+    fn unmap(&self, address: DeviceAddr, bytes: usize) -> Result<(), DmaError>;
+
+    /// Make `bytes` bytes at `gpa` reachable both ways for as long as the device runs, at an
+    /// address below `limit`: ring memory, whose address a VMM must be able to take for one of
+    /// guest RAM.
+    ///
+    /// # Errors
+    /// [`DmaError`] when the IOMMU refuses or has no room below `limit`.
+    fn map_ring(&self, gpa: GuestPhys, bytes: usize, limit: DeviceAddr) -> Result<DeviceAddr, DmaError>;
+
+    /// Finish everything that was put off.
+    ///
+    /// # Errors
+    /// [`DmaError`] when the IOMMU refuses.
+    fn flush(&self) -> Result<(), DmaError>;
+
+    /// Requests sent so far.
+    fn counts(&self) -> MapperCounts;
+}
+
+/// No IOMMU: the device uses guest-physical addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direct;
+
+impl DmaMapper for Direct {
+    fn map(&self, gpa: GuestPhys, _: usize, _: Direction) -> Result<DeviceAddr, DmaError> {
+        Ok(gpa.into())
+    }
+
+    fn unmap(&self, _: DeviceAddr, _: usize) -> Result<(), DmaError> {
+        Ok(())
+    }
+
+    fn map_ring(&self, gpa: GuestPhys, _: usize, _: DeviceAddr) -> Result<DeviceAddr, DmaError> {
+        Ok(gpa.into())
+    }
+
+    fn flush(&self) -> Result<(), DmaError> {
+        Ok(())
+    }
+
+    fn counts(&self) -> MapperCounts {
+        MapperCounts::default()
+    }
+}

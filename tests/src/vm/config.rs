@@ -1,0 +1,416 @@
+//! The machine's configuration and the QEMU command line made from it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::bundle::Bundle;
+use super::initramfs::Initramfs;
+use super::machine::{Machine, MachineError};
+use super::scenario::Scenario;
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accel {
+    /// Emulation: needs nothing, and is tens of times slower than the processor.
+    #[default]
+    Tcg,
+    /// `/dev/kvm`.
+    Kvm,
+}
+
+/// A virtio device whose other half is a vhost-user daemon that listens on a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserDevice {
+    /// Name of the device, unique in the machine: letters, digits, dashes.
+    pub id: String,
+    /// Where the daemon listens.
+    pub socket: PathBuf,
+    /// The virtio device id: 9 for 9P, 23 for the IOMMU.
+    pub virtio_id: u16,
+    /// Number of virtqueues.
+    pub queues: u16,
+    /// Entries of each virtqueue, a power of two.
+    pub queue_size: u16,
+    /// Bytes of the configuration space; must be what the daemon offers.
+    pub config_size: u32,
+    /// Slot on PCI bus 0, from 1 to 30 (0 and 31 are the chipset's).
+    pub slot: u8,
+    /// Whether the device's DMA goes through the machine's IOMMU (`VIRTIO_F_ACCESS_PLATFORM`).
+    pub iommu_platform: bool,
+}
+
+/// Where a machine's own files are.
+#[derive(Debug, Clone)]
+pub(super) struct MachineFiles {
+    pub(super) initramfs: PathBuf,
+    pub(super) qmp: PathBuf,
+    pub(super) acpi_tables: Vec<PathBuf>,
+}
+
+/// Describes a [`Machine`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct MachineBuilder {
+    pub(super) bundle: Bundle,
+    pub(super) scenario: Scenario,
+    pub(super) then_commands: bool,
+    pub(super) modules: Option<Vec<String>>,
+    pub(super) guest_files: Vec<(String, u32, Vec<u8>)>,
+    pub(super) acpi_tables: Vec<Vec<u8>>,
+    pub(super) patience: Duration,
+    accel: Accel,
+    memory_mib: u32,
+    cpus: u32,
+    reboot: bool,
+    tags: Vec<String>,
+    kernel_args: Vec<String>,
+    devices: Vec<VhostUserDevice>,
+    extra_args: Vec<OsString>,
+}
+
+impl MachineBuilder {
+    pub(super) fn new(bundle: &Bundle) -> Self {
+        Self {
+            bundle: bundle.clone(),
+            scenario: Scenario::default(),
+            then_commands: false,
+            modules: None,
+            guest_files: Vec::new(),
+            acpi_tables: Vec::new(),
+            patience: Duration::from_secs(120),
+            accel: Accel::default(),
+            memory_mib: 512,
+            cpus: 1,
+            reboot: false,
+            tags: Vec::new(),
+            kernel_args: Vec::new(),
+            devices: Vec::new(),
+            extra_args: Vec::new(),
+        }
+    }
+
+    /// What the guest does after it has booted; [`Scenario::Commands`] if not set. After any other scenario the guest
+    /// powers off, unless [`Self::then_commands`] is set.
+    pub fn scenario(mut self, scenario: Scenario) -> Self {
+        self.scenario = scenario;
+        self
+    }
+
+    /// After the scenario the guest waits for commands instead of powering off.
+    pub fn then_commands(mut self) -> Self {
+        self.then_commands = true;
+        self
+    }
+
+    /// A 9P mount tag that the guest waits for before its scenario, and that the scenario uses.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// A device served by a vhost-user daemon. The daemon must listen before [`Self::spawn`].
+    pub fn vhost_user(mut self, device: VhostUserDevice) -> Self {
+        self.devices.push(device);
+        self
+    }
+
+    /// An ACPI table for the guest, with its header, such as a VIOT.
+    pub fn acpi_table(mut self, table: impl Into<Vec<u8>>) -> Self {
+        self.acpi_tables.push(table.into());
+        self
+    }
+
+    /// An argument of the kernel; comes after ours, so that it can override them.
+    pub fn kernel_arg(mut self, arg: impl Into<String>) -> Self {
+        self.kernel_args.push(arg.into());
+        self
+    }
+
+    /// The modules to load, in this order, instead of [`DEFAULT_MODULES`](super::DEFAULT_MODULES).
+    pub fn modules<S: Into<String>>(mut self, modules: impl IntoIterator<Item = S>) -> Self {
+        self.modules = Some(modules.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// A file in the guest's root.
+    pub fn guest_file(mut self, path: impl Into<String>, permissions: u32, data: impl Into<Vec<u8>>) -> Self {
+        self.guest_files.push((path.into(), permissions, data.into()));
+        self
+    }
+
+    /// Size of the guest's memory in MiB; 512 if not set.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Number of the guest's processors; 1 if not set.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// [`Accel::Tcg`] if not set.
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = accel;
+        self
+    }
+
+    /// Lets a guest that reboots (or panics) start again; otherwise QEMU exits.
+    pub fn allow_reboot(mut self) -> Self {
+        self.reboot = true;
+        self
+    }
+
+    /// How long to wait for the guest before something is taken for broken; 120 s if not set. A bound, not an
+    /// expectation: emulation on a busy machine is slow.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Further arguments of QEMU, as they are.
+    pub fn extra_args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.extra_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the machine and returns once QEMU answers on QMP; the guest is booting then.
+    ///
+    /// # Errors
+    /// [`MachineError`]; if QEMU exits, with what it said.
+    pub fn spawn(self) -> Result<Machine, MachineError> {
+        Machine::start(self)
+    }
+
+    pub(super) fn initramfs(&self) -> Result<Initramfs, MachineError> {
+        let mut initramfs = match &self.modules {
+            None => Initramfs::new(&self.bundle)?,
+            Some(modules) => {
+                Initramfs::with_modules(&self.bundle, &modules.iter().map(String::as_str).collect::<Vec<_>>())?
+            }
+        };
+        initramfs.scenario(&self.scenario);
+        for (path, permissions, data) in &self.guest_files {
+            initramfs.file(path, *permissions, data);
+        }
+        Ok(initramfs)
+    }
+
+    /// The kernel's command line.
+    pub(super) fn kernel_command_line(&self) -> String {
+        let mut args: Vec<String> =
+            ["console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off", "nokaslr", "tsc=reliable"]
+                .map(str::to_owned)
+                .into();
+        if !self.tags.is_empty() {
+            args.push(format!("calgary.tags={}", self.tags.join(",")));
+        }
+        if self.then_commands {
+            args.push("calgary.then=commands".to_owned());
+        }
+        args.extend(self.kernel_args.iter().cloned());
+        args.join(" ")
+    }
+
+    /// QEMU's arguments, without those of [`QemuCommand`](super::QemuCommand).
+    pub(super) fn command_line(&self, files: &MachineFiles) -> Vec<OsString> {
+        let memory = self.memory_mib;
+        let mut args = Arguments::default();
+        args.pair(
+            "-accel",
+            match self.accel {
+                Accel::Tcg => "tcg,thread=multi",
+                Accel::Kvm => "kvm",
+            },
+        );
+        if self.accel == Accel::Kvm {
+            args.pair("-cpu", "host");
+        }
+        args.flag("-nodefaults").flag("-no-user-config").pair("-display", "none");
+        if !self.reboot {
+            args.flag("-no-reboot");
+        }
+        args.pair("-object", format!("memory-backend-memfd,id=mem,size={memory}M,share=on"));
+        args.pair("-machine", "q35,memory-backend=mem").pair("-m", format!("{memory}M"));
+        args.pair("-smp", self.cpus.to_string());
+        args.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
+        args.path("-qmp", "unix:", &files.qmp, ",server=on,wait=off");
+        args.pair("-kernel", &self.bundle.kernel).pair("-initrd", &files.initramfs);
+        args.pair("-append", self.kernel_command_line());
+        for table in &files.acpi_tables {
+            args.path("-acpitable", "file=", table, "");
+        }
+        for device in &self.devices {
+            let VhostUserDevice { id, socket, virtio_id, queues, queue_size, config_size, slot, iommu_platform } =
+                device;
+            args.path("-chardev", &format!("socket,id={id}-socket,path="), socket, "");
+            let iommu_platform = if *iommu_platform { ",iommu_platform=on" } else { "" };
+            // QEMU reads the slot as hexadecimal.
+            args.pair(
+                "-device",
+                format!(
+                    "vhost-user-test-device-pci,id={id},chardev={id}-socket,virtio-id={virtio_id},num_vqs={queues},\
+                     vq_size={queue_size},config_size={config_size},addr={slot:x}{iommu_platform}"
+                ),
+            );
+        }
+        args.0.extend(self.extra_args.iter().cloned());
+        args.0
+    }
+
+    /// What QEMU or the guest's scripts would misunderstand.
+    pub(super) fn check(&self) -> Result<(), MachineError> {
+        let plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if let Some(tag) = self.tags.iter().find(|tag| !plain(tag)) {
+            return Err(MachineError::Configuration(format!(
+                "the mount tag {tag:?} must be letters, digits, '-', '_', '.'"
+            )));
+        }
+        if let Some(arg) = self.kernel_args.iter().find(|arg| arg.contains(['\n', '\0'])) {
+            return Err(MachineError::Configuration(format!("the kernel argument {arg:?} must be one line")));
+        }
+        for device in &self.devices {
+            if !plain(&device.id) || !(1..=30).contains(&device.slot) || !device.queue_size.is_power_of_two() {
+                return Err(MachineError::Configuration(format!(
+                    "the device {:?} needs a name of letters and digits, a slot from 1 to 30 and a queue size that is a \
+                     power of two; it has slot {} and queue size {}",
+                    device.id, device.slot, device.queue_size
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A list of arguments.
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn pair(&mut self, flag: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.0.extend([OsStr::new(flag), value.as_ref()].map(OsStr::to_owned));
+        self
+    }
+
+    /// Options around a path, in which QEMU wants every comma doubled.
+    fn path(&mut self, flag: &str, before: &str, path: &Path, after: &str) -> &mut Self {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let mut value = before.as_bytes().to_vec();
+        for byte in path.as_os_str().as_bytes() {
+            value.extend(std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
+        }
+        value.extend_from_slice(after.as_bytes());
+        self.pair(flag, OsString::from_vec(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::qemu::{QemuCommand, QemuVersion};
+    use super::*;
+
+    fn builder() -> MachineBuilder {
+        let qemu =
+            QemuCommand { program: "qemu".into(), leading_args: vec![], env: vec![], version: QemuVersion::OLDEST };
+        let path = |name: &str| PathBuf::from(name);
+        MachineBuilder::new(&Bundle {
+            qemu,
+            kernel: path("/b/vmlinuz"),
+            modules: path("/b/modules"),
+            guest_root: path("/b/root"),
+            cache: None,
+        })
+    }
+
+    fn device(slot: u8) -> VhostUserDevice {
+        VhostUserDevice {
+            id: "share".to_owned(),
+            socket: PathBuf::from("/run/9p,1.sock"),
+            virtio_id: 9,
+            queues: 1,
+            queue_size: 128,
+            config_size: 7,
+            slot,
+            iommu_platform: true,
+        }
+    }
+
+    fn line(builder: &MachineBuilder) -> String {
+        let files = MachineFiles {
+            initramfs: "/t/initramfs".into(),
+            qmp: "/t/q,mp".into(),
+            acpi_tables: vec!["/t/acpi-0".into()],
+        };
+        let args: Vec<_> = builder.command_line(&files).into_iter().map(|arg| arg.into_string().unwrap()).collect();
+        args.join("\n")
+    }
+
+    #[test]
+    fn the_command_line_is_the_one_that_a_daemon_needs() {
+        let line = line(&builder().vhost_user(device(12)).tag("share").extra_args(["-device", "x"]));
+        let expected = "\
+-accel
+tcg,thread=multi
+-nodefaults
+-no-user-config
+-display
+none
+-no-reboot
+-object
+memory-backend-memfd,id=mem,size=512M,share=on
+-machine
+q35,memory-backend=mem
+-m
+512M
+-smp
+1
+-chardev
+stdio,id=console,signal=off
+-serial
+chardev:console
+-qmp
+unix:/t/q,,mp,server=on,wait=off
+-kernel
+/b/vmlinuz
+-initrd
+/t/initramfs
+-append
+console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr tsc=reliable calgary.tags=share
+-acpitable
+file=/t/acpi-0
+-chardev
+socket,id=share-socket,path=/run/9p,,1.sock
+-device
+vhost-user-test-device-pci,id=share,chardev=share-socket,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=c,iommu_platform=on
+-device
+x";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn options_change_the_command_line() {
+        let line = line(&builder().accel(Accel::Kvm).memory_mib(1024).cpus(2).allow_reboot().kernel_arg("loglevel=7"));
+        for part in ["-accel\nkvm\n-cpu\nhost\n", "size=1024M", "-smp\n2\n", "tsc=reliable loglevel=7\n"] {
+            assert!(line.contains(part), "{part:?} is missing in {line}");
+        }
+        assert!(!line.contains("-no-reboot"));
+    }
+
+    #[test]
+    fn what_qemu_would_misread_is_refused() {
+        assert!(builder().vhost_user(device(30)).tag("calgary0").check().is_ok());
+        assert!(builder().tag("a,b").check().is_err());
+        assert!(builder().tag("a b").check().is_err());
+        assert!(builder().vhost_user(device(31)).check().is_err());
+        assert!(builder().kernel_arg("a\nb").check().is_err());
+        assert!(builder().vhost_user(VhostUserDevice { queue_size: 100, ..device(5) }).check().is_err());
+    }
+}

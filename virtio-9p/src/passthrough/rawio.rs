@@ -1,0 +1,151 @@
+//! System calls on raw memory or raw structs: vectored I/O, directory entries, open-file-description locks.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::errno::Errno;
+use crate::fs::LockRange;
+use crate::segment::{IoVectors, Readable, Writable};
+use crate::wire::LockType;
+
+/// Turns the result of a call into a byte count.
+fn counted(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::last())
+}
+
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Moves `len` bytes by calls that each move the piece at a position; ends at the first short one. An error after the first
+/// call that moved something is left for the client's next request to find.
+fn pieces(len: usize, mut call: impl FnMut(usize) -> Result<(usize, usize), Errno>) -> Result<usize, Errno> {
+    let mut done = 0;
+    loop {
+        match call(done) {
+            Ok((moved, asked)) => {
+                done += moved;
+                if moved < asked || moved == 0 || done >= len {
+                    return Ok(done);
+                }
+            }
+            Err(_) if done > 0 => return Ok(done),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn file_offset(offset: u64, done: usize) -> Result<libc::off_t, Errno> {
+    u64::try_from(done)
+        .ok()
+        .and_then(|done| offset.checked_add(done))
+        .and_then(|offset| libc::off_t::try_from(offset).ok())
+        .ok_or(Errno::EINVAL)
+}
+
+fn vector_count(vectors: &[libc::iovec]) -> libc::c_int {
+    // At most `IO_VECTORS`.
+    libc::c_int::try_from(vectors.len()).unwrap_or(0)
+}
+
+/// Reads from `offset` straight into `data`; short at the end of the file.
+pub(super) fn read(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
+    pieces(data.len(), |done| {
+        let mut room = IoVectors::default();
+        let rest = data.slice(done, usize::MAX);
+        let (vectors, asked) = rest.vectors(&mut room);
+        let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
+        let moved = retry(|| {
+            // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
+            counted(unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, at, 0) })
+        })?;
+        Ok((moved, asked))
+    })
+}
+
+/// Writes `data` straight at `offset`.
+pub(super) fn write(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
+    pieces(data.len(), |done| {
+        let mut room = IoVectors::default();
+        let rest = data.slice(done, usize::MAX);
+        let (vectors, asked) = rest.vectors(&mut room);
+        let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
+        let moved = retry(|| {
+            // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
+            counted(unsafe { libc::pwritev2(fd.as_raw_fd(), vectors.as_ptr(), count, at, 0) })
+        })?;
+        Ok((moved, asked))
+    })
+}
+
+/// Appends the next directory entries to `buffer`, within its capacity; nothing at the end of the directory.
+pub(super) fn read_entries(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
+    let room = buffer.spare_capacity_mut();
+    let (start, len) = (room.as_mut_ptr(), room.len());
+    let filled = retry(|| {
+        // SAFETY: the kernel writes at most `len` bytes to `start`, which is the vector's spare capacity.
+        let result = unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), start, len) };
+        usize::try_from(result).map_err(|_| Errno::last())
+    })?;
+    // SAFETY: the kernel has written `filled` bytes behind the length, within the capacity.
+    unsafe { buffer.set_len(buffer.len() + filled) };
+    Ok(())
+}
+
+fn description(kind: LockType, range: LockRange) -> Result<libc::flock, Errno> {
+    let kind = match kind {
+        LockType::READ => libc::F_RDLCK,
+        LockType::WRITE => libc::F_WRLCK,
+        _ => libc::F_UNLCK,
+    };
+    // SAFETY: all-zero bytes are a valid `flock`.
+    let mut flock: libc::flock = unsafe { std::mem::zeroed() };
+    flock.l_type = libc::c_short::try_from(kind).map_err(|_| Errno::EINVAL)?;
+    flock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(|_| Errno::EINVAL)?;
+    flock.l_start = range.start.try_into().map_err(|_| Errno::EINVAL)?;
+    flock.l_len = range.wire_length().try_into().map_err(|_| Errno::EINVAL)?;
+    Ok(flock)
+}
+
+/// Takes or releases a lock of the open file description without waiting; false if another lock is in the way.
+pub(super) fn set_lock(fd: BorrowedFd<'_>, kind: LockType, range: LockRange) -> Result<bool, Errno> {
+    let flock = description(kind, range)?;
+    let result = retry(|| {
+        // SAFETY: the call reads the struct alone.
+        let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const flock) };
+        usize::try_from(result).map_err(|_| Errno::last())
+    });
+    match result {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lock that keeps the open file description from taking one.
+pub(super) fn test_lock(
+    fd: BorrowedFd<'_>,
+    kind: LockType,
+    range: LockRange,
+) -> Result<Option<(LockType, LockRange)>, Errno> {
+    let mut flock = description(kind, range)?;
+    retry(|| {
+        // SAFETY: the call reads and writes the struct alone.
+        let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut flock) };
+        usize::try_from(result).map_err(|_| Errno::last())
+    })?;
+    let kind = match libc::c_int::from(flock.l_type) {
+        libc::F_UNLCK => return Ok(None),
+        libc::F_RDLCK => LockType::READ,
+        _ => LockType::WRITE,
+    };
+    let start = u64::try_from(flock.l_start).map_err(|_| Errno::EIO)?;
+    let length = u64::try_from(flock.l_len).map_err(|_| Errno::EIO)?;
+    Ok(Some((kind, LockRange::from_wire(start, length)?)))
+}

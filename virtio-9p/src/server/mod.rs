@@ -1,0 +1,169 @@
+//! Answers requests: one [`Server`] is one session over one file system.
+
+mod attr;
+mod dispatch;
+mod io;
+mod lock;
+mod namespace;
+mod open;
+mod reply;
+mod session;
+mod xattr;
+
+use crate::errno::Errno;
+use crate::fs::FileSystem;
+use crate::limits;
+use crate::segment::{Prefix, Readable, Writable};
+use crate::session::Session;
+use crate::stats::{Counters, Stats};
+use crate::wire::{Decoder, HEADER_LEN, Header, MessageType, Request, Rlerror, Twrite};
+
+use reply::Reply;
+
+/// The terms on which a server serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Largest message in bytes, 4,096 to 2^30; values outside are moved inside.
+    pub max_msize: u32,
+    /// Answer `EROFS` to every request that would change something. Reading still moves access times as the host's mount
+    /// options say.
+    pub readonly: bool,
+    /// Most fids at a time; beyond it `ENFILE`. The passthrough file system spends up to two descriptors on each, so keep
+    /// this below half of `RLIMIT_NOFILE`.
+    pub max_fids: usize,
+    /// Most bytes of extended attribute values held for all fids at a time; beyond it `ENOSPC`.
+    pub max_xattr_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            max_msize: limits::DEFAULT_MAX_MSIZE,
+            readonly: false,
+            max_fids: limits::DEFAULT_MAX_FIDS,
+            max_xattr_bytes: limits::DEFAULT_MAX_XATTR_BYTES,
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The reply was written; this many bytes, exactly what its size field says. Virtio reports it as the used length.
+    Reply(usize),
+    /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes) would not
+    /// fit. Virtio reports a used length of 0.
+    Dropped,
+}
+
+/// A 9P2000.L server: one session over one file system.
+///
+/// All methods can be called from several threads at once. Requests are finished before [`Server::handle`] returns, so a
+/// `Tflush` never finds one to cancel.
+pub struct Server<F: FileSystem> {
+    fs: F,
+    options: Options,
+    session: Session<F>,
+    counters: Counters,
+}
+
+impl<F: FileSystem> Server<F> {
+    /// A server of `fs` without a session; the client begins one with `Tversion`.
+    pub fn new(fs: F, mut options: Options) -> Server<F> {
+        options.max_msize = options.max_msize.clamp(limits::MIN_MSIZE, limits::MAX_MSIZE);
+        Server {
+            session: Session::new(options.max_fids, options.max_xattr_bytes),
+            counters: Counters::new(),
+            fs,
+            options,
+        }
+    }
+
+    /// Answers the request at the start of `request` at the start of `reply`.
+    ///
+    /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with an
+    /// `Rlerror`. `request` may be longer than the message, and the two may be cut into segments anywhere.
+    pub fn handle(&self, request: &Readable<'_>, reply: &Writable<'_>) -> Outcome {
+        let mut head = Prefix::new(*request);
+        let Some((header, reply)) = self.receive(&mut head, reply) else {
+            self.counters.dropped();
+            return Outcome::Dropped;
+        };
+        self.counters.request(header.kind);
+        let written = match self.serve(header, request, &mut head, &reply) {
+            Ok(written) => written,
+            Err(error) => {
+                log::debug!("{} answered with {error:?}", header.kind.name().unwrap_or("unknown request"));
+                self.counters.error();
+                reply.error(error)
+            }
+        };
+        Outcome::Reply(written)
+    }
+
+    /// Reads the header, if a reply to it is possible.
+    fn receive<'a>(&self, head: &mut Prefix<'_>, reply: &Writable<'a>) -> Option<(Header, Reply<'a>)> {
+        if reply.len() < Rlerror::LEN {
+            return None;
+        }
+        let header: Header = Decoder::new(head.up_to(Twrite::HEAD_LEN)?).field().ok()?;
+        let limit = match self.session.msize() {
+            Some(msize) => usize::try_from(msize).unwrap_or(usize::MAX),
+            None => limits::MAX_HEAD,
+        };
+        Some((header, Reply::new(header.tag, *reply, limit)))
+    }
+
+    fn serve(
+        &self,
+        header: Header,
+        request: &Readable<'_>,
+        head: &mut Prefix<'_>,
+        reply: &Reply<'_>,
+    ) -> Result<usize, Errno> {
+        let size = usize::try_from(header.size).map_err(|_| Errno::EMSGSIZE)?;
+        if size < HEADER_LEN || size > request.len() {
+            return Err(Errno::EPROTO);
+        }
+        if !Request::knows(header.kind) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if header.kind != MessageType::TVERSION {
+            let msize = self.session.msize().ok_or(Errno::EPROTO)?;
+            if header.size > msize {
+                return Err(Errno::EMSGSIZE);
+            }
+        }
+        let head_len = if header.kind == MessageType::TWRITE { size.min(Twrite::HEAD_LEN) } else { size };
+        // Only strings make a head this long, and none of them would be accepted.
+        let head = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
+        let message = Request::parse(header, head).map_err(|_| Errno::EPROTO)?;
+        self.dispatch(&message, request, reply)
+    }
+
+    /// Drops every fid, and with them open files and locks: the client is gone, or a new one takes over.
+    pub fn reset(&self) {
+        self.session.restart(None);
+    }
+
+    /// Number of fids in use.
+    pub fn fid_count(&self) -> usize {
+        self.session.fids.len()
+    }
+
+    /// What the server did so far.
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot()
+    }
+
+    /// The file system served.
+    pub fn file_system(&self) -> &F {
+        &self.fs
+    }
+
+    /// `EROFS` if the server is read-only.
+    fn check_writable(&self) -> Result<(), Errno> {
+        if self.options.readonly { Err(Errno::EROFS) } else { Ok(()) }
+    }
+}

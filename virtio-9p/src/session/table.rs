@@ -1,0 +1,133 @@
+//! The fids of a session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use super::sync::{read, write};
+use crate::errno::Errno;
+use crate::fs::FileSystem;
+use crate::limits::DENSE_FIDS;
+use crate::session::FidState;
+use crate::wire::{Fid, NOFID};
+
+type Shared<F> = Arc<FidState<F>>;
+
+/// Fid numbers to files. Small numbers, the only ones that Linux uses, are array indices.
+pub(crate) struct FidTable<F: FileSystem> {
+    slots: RwLock<Slots<F>>,
+    max: usize,
+}
+
+struct Slots<F: FileSystem> {
+    dense: Vec<Option<Shared<F>>>,
+    sparse: HashMap<u32, Shared<F>>,
+    count: usize,
+}
+
+impl<F: FileSystem> Default for Slots<F> {
+    fn default() -> Slots<F> {
+        Slots { dense: Vec::new(), sparse: HashMap::new(), count: 0 }
+    }
+}
+
+/// The array index of a fid, if it is small enough to have one.
+fn dense_index(fid: Fid) -> Option<usize> {
+    (fid.0 < DENSE_FIDS).then(|| usize::try_from(fid.0).ok()).flatten()
+}
+
+impl<F: FileSystem> Slots<F> {
+    fn get(&self, fid: Fid) -> Option<&Shared<F>> {
+        match dense_index(fid) {
+            Some(index) => self.dense.get(index)?.as_ref(),
+            None => self.sparse.get(&fid.0),
+        }
+    }
+
+    fn put(&mut self, fid: Fid, state: Shared<F>) -> Option<Shared<F>> {
+        match dense_index(fid) {
+            Some(index) => {
+                if index >= self.dense.len() {
+                    self.dense.resize_with(index + 1, || None);
+                }
+                self.dense[index].replace(state)
+            }
+            None => self.sparse.insert(fid.0, state),
+        }
+    }
+
+    fn take(&mut self, fid: Fid) -> Option<Shared<F>> {
+        match dense_index(fid) {
+            Some(index) => self.dense.get_mut(index)?.take(),
+            None => self.sparse.remove(&fid.0),
+        }
+    }
+}
+
+impl<F: FileSystem> FidTable<F> {
+    pub(crate) fn new(max: usize) -> FidTable<F> {
+        FidTable { slots: RwLock::default(), max }
+    }
+
+    /// The file of `fid`; `EBADF` if there is none.
+    pub(crate) fn get(&self, fid: Fid) -> Result<Shared<F>, Errno> {
+        read(&self.slots).get(fid).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// Whether `fid` can be given to a new file: `EINVAL` if it is in use or no fid, `ENFILE` if the table is full.
+    pub(crate) fn check_free(&self, fid: Fid) -> Result<(), Errno> {
+        Self::check_slot(&read(&self.slots), fid, self.max)
+    }
+
+    fn check_slot(slots: &Slots<F>, fid: Fid, max: usize) -> Result<(), Errno> {
+        if fid == NOFID || slots.get(fid).is_some() {
+            return Err(Errno::EINVAL);
+        }
+        if slots.count >= max {
+            return Err(Errno::ENFILE);
+        }
+        Ok(())
+    }
+
+    /// Gives `fid` to a new file; errors as for [`FidTable::check_free`].
+    pub(crate) fn insert(&self, fid: Fid, state: FidState<F>) -> Result<(), Errno> {
+        let state = Arc::new(state);
+        let mut slots = write(&self.slots);
+        Self::check_slot(&slots, fid, self.max)?;
+        slots.put(fid, state);
+        slots.count += 1;
+        Ok(())
+    }
+
+    /// Puts `state` in the place of `old`; `EBADF` if `fid` has come to mean something else meanwhile.
+    pub(crate) fn replace(&self, fid: Fid, old: &Shared<F>, state: FidState<F>) -> Result<(), Errno> {
+        let state = Arc::new(state);
+        let mut slots = write(&self.slots);
+        if !slots.get(fid).is_some_and(|now| Arc::ptr_eq(now, old)) {
+            return Err(Errno::EBADF);
+        }
+        let before = slots.put(fid, state);
+        drop(slots);
+        drop(before);
+        Ok(())
+    }
+
+    /// Forgets `fid` and returns what it was; `EBADF` if there is none.
+    pub(crate) fn remove(&self, fid: Fid) -> Result<Shared<F>, Errno> {
+        let mut slots = write(&self.slots);
+        let state = slots.take(fid).ok_or(Errno::EBADF)?;
+        slots.count -= 1;
+        Ok(state)
+    }
+
+    /// Forgets every fid.
+    pub(crate) fn clear(&self) {
+        // Closing files may take long: not under the lock.
+        let all = std::mem::take(&mut *write(&self.slots));
+        drop(all);
+    }
+
+    /// Number of fids.
+    pub(crate) fn len(&self) -> usize {
+        read(&self.slots).count
+    }
+}
