@@ -54,8 +54,9 @@ pub const RACE_RETRIES: usize = 64;
 /// Owners that hold locks at a time; each costs one descriptor.
 pub const MAX_LOCK_OWNERS: usize = 4096;
 
-/// Locked ranges in all; each costs kernel memory that no resource limit counts.
-pub const MAX_LOCK_RANGES: usize = 65_536;
+/// Locked ranges in all. Each costs kernel memory that no resource limit counts, and the kernel walks all ranges of a file
+/// for each lock on it: about a millisecond at this many.
+pub const MAX_LOCK_RANGES: usize = 8192;
 
 /// Longest client id of a lock in bytes. Linux sends its node name, at most 64.
 pub const MAX_CLIENT_ID: usize = 255;

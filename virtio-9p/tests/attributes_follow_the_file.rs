@@ -203,7 +203,7 @@ fn a_value_must_be_complete_and_no_longer_than_announced() {
     assert_eq!(client.write(Fid(2), 3, b"de"), Err(Errno::ENOSPC));
     assert_eq!(client.read(Fid(2), 0, 1), Err(Errno::EBADF));
     assert_eq!(client.clunk(Fid(2)), Err(Errno::EINVAL), "a byte is missing");
-    assert_eq!(get(&client, b"user.a").is_err(), true);
+    assert!(get(&client, b"user.a").is_err());
 
     assert_eq!(client.xattrcreate(Fid(1), b"", 4, 0), Err(Errno::ERANGE));
     assert_eq!(client.xattrcreate(Fid(1), &[b'u'; 256], 4, 0), Err(Errno::ERANGE));

@@ -135,16 +135,40 @@ fn senseless_locks_are_refused() {
 
 #[test]
 fn ranges_are_bounded_and_come_back() {
+    // Spread over files, since the kernel walks all ranges of one for each lock.
+    const FILES: usize = 64;
     let (_folder, client) = connect_fresh();
-    open_file(&client, &[1]);
-    let taken = (0..virtio_9p::limits::MAX_LOCK_RANGES)
+    let fids: Vec<Fid> = (1..=64).map(Fid).collect();
+    for fid in &fids {
+        client.create_in_root(*fid, &fid.0.to_string(), OpenFlags::RDWR).unwrap();
+    }
+    let taken = (0..)
         .take_while(|at| {
-            let start = u64::try_from(*at).unwrap() * 2;
-            client.lock(Fid(1), LockType::READ, (start, 1), 1) == Ok(LockStatus::SUCCESS)
+            let start = u64::try_from(at / FILES * 2).unwrap();
+            client.lock(fids[at % FILES], LockType::READ, (start, 1), 1) == Ok(LockStatus::SUCCESS)
         })
         .count();
     assert_eq!(taken, virtio_9p::limits::MAX_LOCK_RANGES);
     assert_eq!(client.lock(Fid(1), LockType::READ, (1 << 40, 1), 2), Err(Errno::ENOLCK));
-    client.lock(Fid(1), LockType::UNLOCK, ALL, 1).unwrap();
+    client.lock(Fid(2), LockType::UNLOCK, ALL, 1).unwrap();
     assert_eq!(client.lock(Fid(1), LockType::READ, (1 << 40, 1), 2), Ok(LockStatus::SUCCESS));
+    client.clunk(Fid(3)).unwrap();
+    assert_eq!(client.lock(Fid(1), LockType::READ, (1 << 41, 1), 2), Ok(LockStatus::SUCCESS));
+}
+
+#[test]
+fn owners_are_bounded_and_come_back() {
+    let (_folder, client) = connect_fresh();
+    open_file(&client, &[1]);
+    let owners = u32::try_from(virtio_9p::limits::MAX_LOCK_OWNERS).unwrap();
+    let granted =
+        (0..).take_while(|owner| client.lock(Fid(1), LockType::READ, ALL, *owner) == Ok(LockStatus::SUCCESS)).count();
+    let Ok(granted) = u32::try_from(granted) else { panic!("no bound") };
+    if granted < owners {
+        eprintln!("skipped: descriptors ran out at {granted} owners");
+    } else {
+        assert_eq!(client.lock(Fid(1), LockType::READ, ALL, owners), Err(Errno::ENOLCK));
+    }
+    client.lock(Fid(1), LockType::UNLOCK, ALL, 0).unwrap();
+    assert_eq!(client.lock(Fid(1), LockType::READ, ALL, owners), Ok(LockStatus::SUCCESS));
 }

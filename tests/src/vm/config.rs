@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bundle::Bundle;
+use super::failure::MachineError;
 use super::initramfs::Initramfs;
-use super::machine::{Machine, MachineError};
+use super::machine::Machine;
 use super::scenario::Scenario;
 
 /// What executes the guest's instructions.

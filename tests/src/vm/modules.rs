@@ -22,7 +22,7 @@ pub enum ModuleError {
     /// The kernel has no such module, neither loadable nor built in.
     #[error(
         "the kernel whose modules are in {} has no module {name}; choose a kernel that has it \
-         (it must be 6.6 or newer and not a cloud variant)", folder.display()
+         (Debian's kernels since 6.12 have all of them, its cloud variants do not)", folder.display()
     )]
     Missing {
         /// The module's name.

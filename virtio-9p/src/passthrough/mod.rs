@@ -84,11 +84,18 @@ pub enum PassthroughError {
     Proc(Errno),
 }
 
-/// A [`FileSystem`] that passes a folder of the host through. See the notes on confinement, identity and umask in the crate's
-/// README.
+/// A [`FileSystem`] that passes a folder of the host through.
 ///
-/// Cloning is not needed: a [`Server`](crate::Server) owns it. Make it after the last `fork`, since it holds on to this
-/// process's `/proc/self/fd`.
+/// What the process must see to:
+/// - **umask 0**: modes are used as the client sends them, which has applied its own umask;
+/// - **`/proc`** mounted, now and later, with `/proc/self/fd` at its place (extended attributes are reached by that path);
+/// - made **after the last `fork`**, since it holds on to this process's `/proc/self/fd`;
+/// - **descriptors**: one for each fid, a second for each open one, one for each lock owner (at most
+///   [`MAX_LOCK_OWNERS`](crate::limits::MAX_LOCK_OWNERS)).
+///
+/// Requests act as the process does. If that is root, a new file is given to the user that attached and to the group that the
+/// request names, and the client can make device nodes and set-user-id files in the folder: keep it on a mount with `nodev`
+/// and `nosuid`, or out of reach of the host's users.
 pub struct Passthrough {
     root: Arc<Inode>,
     resolver: Resolver,

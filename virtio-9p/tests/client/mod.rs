@@ -1,29 +1,29 @@
 //! A small 9P client that calls a server in process, over scatter lists cut in any way and fenced by guard bytes.
-#![allow(dead_code, reason = "each test file uses its own part of the client")]
+#![expect(dead_code, reason = "each test file uses its own part of the client")]
 
 use std::path::Path;
 
 use tempfile::TempDir;
 use virtio_9p::wire::{
-    AttrMask, Decoder, DirEntry, Fid, HEADER_LEN, Header, LockFlags, LockStatus, LockType, Message, NOFID, NONUNAME,
-    NOTAG, OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rread, Rreaddir,
-    Rreadlink, Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk, Tfsync, Tgetattr,
-    Tgetlock, Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tread, Treaddir, Treadlink, Tremove, Trename, Trenameat,
-    Tsetattr, Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk, WalkNames, XattrFlags,
+    AttrMask, Decoder, DirEntry, Fid, Header, LockFlags, LockStatus, LockType, Message, NOFID, NONUNAME, NOTAG,
+    OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rread, Rreaddir, Rreadlink,
+    Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk, Tfsync, Tgetattr, Tgetlock,
+    Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tread, Treaddir, Treadlink, Tremove, Trename, Trenameat, Tsetattr,
+    Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk, WalkNames, XattrFlags,
 };
 use virtio_9p::{
     Errno, FileSystem, Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable,
 };
 
 /// The root's fid in every test.
-pub const ROOT: Fid = Fid(0);
+pub(crate) const ROOT: Fid = Fid(0);
 
 const GUARD: u8 = 0xa5;
 const FENCE: usize = 16;
 
 /// How messages are cut into segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// One segment.
     Whole,
     /// One byte each.
@@ -35,13 +35,13 @@ pub enum Cut {
 }
 
 /// Memory cut into segments, each between guard bytes.
-pub struct Fenced {
+pub(crate) struct Fenced {
     bytes: Vec<u8>,
     spans: Vec<(usize, usize)>,
 }
 
 impl Fenced {
-    pub fn new(len: usize, cut: Cut) -> Fenced {
+    pub(crate) fn new(len: usize, cut: Cut) -> Fenced {
         let mut lengths: Box<dyn Iterator<Item = usize>> = match cut {
             Cut::Whole => Box::new(std::iter::once(len)),
             Cut::Bytes => Box::new(std::iter::repeat(1)),
@@ -60,13 +60,13 @@ impl Fenced {
         Fenced { bytes: vec![GUARD; at], spans }
     }
 
-    pub fn segments(&mut self) -> Vec<Segment> {
+    pub(crate) fn segments(&mut self) -> Vec<Segment> {
         let base = self.bytes.as_mut_ptr();
         // SAFETY: the spans lie inside `bytes`, which the caller keeps and does not touch while the segments are in use.
         self.spans.iter().map(|(at, len)| unsafe { Segment::new(base.add(*at), *len) }).collect()
     }
 
-    pub fn fill(&mut self, mut data: &[u8]) {
+    pub(crate) fn fill(&mut self, mut data: &[u8]) {
         for (at, len) in &self.spans {
             let (now, rest) = data.split_at(*len);
             self.bytes[*at..at + len].copy_from_slice(now);
@@ -74,12 +74,12 @@ impl Fenced {
         }
     }
 
-    pub fn gather(&self) -> Vec<u8> {
+    pub(crate) fn gather(&self) -> Vec<u8> {
         self.spans.iter().flat_map(|(at, len)| &self.bytes[*at..at + len]).copied().collect()
     }
 
     /// Panics if a guard byte changed.
-    pub fn check_guards(&self) {
+    pub(crate) fn check_guards(&self) {
         let mut at = 0;
         for (start, len) in self.spans.iter().copied().chain([(self.bytes.len(), 0)]) {
             assert!(self.bytes[at..start].iter().all(|byte| *byte == GUARD), "written outside the segments");
@@ -89,7 +89,12 @@ impl Fenced {
 }
 
 /// Sends raw bytes to a server with room for a reply of `room` bytes; `None` if it was dropped.
-pub fn exchange<F: FileSystem>(server: &Server<F>, request: &[u8], room: usize, cut: (Cut, Cut)) -> Option<Vec<u8>> {
+pub(crate) fn exchange<F: FileSystem>(
+    server: &Server<F>,
+    request: &[u8],
+    room: usize,
+    cut: (Cut, Cut),
+) -> Option<Vec<u8>> {
     let mut from = Fenced::new(request.len(), cut.0);
     from.fill(request);
     let mut to = Fenced::new(room, cut.1);
@@ -114,38 +119,38 @@ pub fn exchange<F: FileSystem>(server: &Server<F>, request: &[u8], room: usize, 
 }
 
 /// A session with a server.
-pub struct Client<F: FileSystem = Passthrough> {
-    pub server: Server<F>,
-    pub cut: (Cut, Cut),
-    pub room: usize,
+pub(crate) struct Client<F: FileSystem = Passthrough> {
+    pub(crate) server: Server<F>,
+    pub(crate) cut: (Cut, Cut),
+    pub(crate) room: usize,
 }
 
 /// A server of `folder`, attached as nobody in particular.
-pub fn connect(folder: &Path) -> Client {
+pub(crate) fn connect(folder: &Path) -> Client {
     connect_with(folder, Options::default(), PassthroughOptions::default())
 }
 
 /// A server of a folder of its own.
-pub fn connect_fresh() -> (TempDir, Client) {
+pub(crate) fn connect_fresh() -> (TempDir, Client) {
     let folder = tempfile::tempdir().unwrap();
     let client = connect(folder.path());
     (folder, client)
 }
 
-pub fn connect_with(folder: &Path, options: Options, passthrough: PassthroughOptions) -> Client {
+pub(crate) fn connect_with(folder: &Path, options: Options, passthrough: PassthroughOptions) -> Client {
     let server = Server::new(Passthrough::new(folder, passthrough).unwrap(), options);
-    let client = Client { server, cut: (Cut::Whole, Cut::Whole), room: 1 << 20 };
+    let client = Client { server, cut: (Cut::Whole, Cut::Whole), room: 64 << 10 };
     client.version(1 << 20);
     client.attach(ROOT, NONUNAME).unwrap();
     client
 }
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// A whole request frame.
-pub fn frame<'m>(message: &impl Message<'m>, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame<'m>(message: &impl Message<'m>, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; message.head_len()];
     message.emit(Tag(7), &mut bytes).unwrap();
     bytes.extend_from_slice(payload);
@@ -154,7 +159,7 @@ pub fn frame<'m>(message: &impl Message<'m>, payload: &[u8]) -> Vec<u8> {
 
 impl<F: FileSystem> Client<F> {
     /// Sends a message and returns the reply's frame, or the error that it is.
-    pub fn call_with<'m, M: Message<'m>>(&self, message: &M, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn call_with<'m, M: Message<'m>>(&self, message: &M, payload: &[u8]) -> Result<Vec<u8>, Errno> {
         let request = frame(message, payload);
         let reply = exchange(&self.server, &request, self.room, self.cut).expect("dropped");
         let header: Header = Decoder::new(&reply).field().unwrap();
@@ -167,11 +172,11 @@ impl<F: FileSystem> Client<F> {
         Ok(reply)
     }
 
-    pub fn call<'m>(&self, message: &impl Message<'m>) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn call<'m>(&self, message: &impl Message<'m>) -> Result<Vec<u8>, Errno> {
         self.call_with(message, &[])
     }
 
-    pub fn version(&self, msize: u32) -> u32 {
+    pub(crate) fn version(&self, msize: u32) -> u32 {
         let mut request = vec![0; 21];
         Tversion { msize, version: b"9P2000.L" }.emit(NOTAG, &mut request).unwrap();
         let reply = exchange(&self.server, &request, self.room, self.cut).unwrap();
@@ -180,62 +185,62 @@ impl<F: FileSystem> Client<F> {
         version.msize
     }
 
-    pub fn attach(&self, fid: Fid, n_uname: u32) -> Result<Qid, Errno> {
+    pub(crate) fn attach(&self, fid: Fid, n_uname: u32) -> Result<Qid, Errno> {
         let reply = self.call(&Tattach { fid, afid: NOFID, uname: b"", aname: b"", n_uname })?;
         Ok(Rattach::parse(&reply).unwrap().1.qid)
     }
 
-    pub fn walk(&self, fid: Fid, newfid: Fid, names: &[&[u8]]) -> Result<Vec<Qid>, Errno> {
+    pub(crate) fn walk(&self, fid: Fid, newfid: Fid, names: &[&[u8]]) -> Result<Vec<Qid>, Errno> {
         let reply = self.call(&Twalk { fid, newfid, names: WalkNames::new(names).unwrap() })?;
         Ok(Rwalk::parse(&reply).unwrap().1.qids.as_slice().to_vec())
     }
 
     /// Walks from the root by a path; `ENOENT` if the walk ends early.
-    pub fn reach(&self, newfid: Fid, path: &str) -> Result<(), Errno> {
+    pub(crate) fn reach(&self, newfid: Fid, path: &str) -> Result<(), Errno> {
         let names: Vec<&[u8]> = path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes).collect();
         let qids = self.walk(ROOT, newfid, &names)?;
         if qids.len() == names.len() { Ok(()) } else { Err(Errno::ENOENT) }
     }
 
-    pub fn clunk(&self, fid: Fid) -> Result<(), Errno> {
+    pub(crate) fn clunk(&self, fid: Fid) -> Result<(), Errno> {
         self.call(&Tclunk { fid }).map(drop)
     }
 
-    pub fn open(&self, fid: Fid, flags: u32) -> Result<Rlopen, Errno> {
+    pub(crate) fn open(&self, fid: Fid, flags: u32) -> Result<Rlopen, Errno> {
         let reply = self.call(&Tlopen { fid, flags: OpenFlags(flags) })?;
         Ok(Rlopen::parse(&reply).unwrap().1)
     }
 
     /// Reaches and opens a file.
-    pub fn open_path(&self, fid: Fid, path: &str, flags: u32) -> Result<(), Errno> {
+    pub(crate) fn open_path(&self, fid: Fid, path: &str, flags: u32) -> Result<(), Errno> {
         self.reach(fid, path)?;
         self.open(fid, flags).map(drop)
     }
 
-    pub fn create(&self, fid: Fid, name: &[u8], flags: u32, mode: u32) -> Result<Rlcreate, Errno> {
+    pub(crate) fn create(&self, fid: Fid, name: &[u8], flags: u32, mode: u32) -> Result<Rlcreate, Errno> {
         let reply = self.call(&Tlcreate { fid, name, flags: OpenFlags(flags), mode, gid: u32::MAX })?;
         Ok(Rlcreate::parse(&reply).unwrap().1)
     }
 
     /// Creates a file in the root, with its fid.
-    pub fn create_in_root(&self, fid: Fid, name: &str, flags: u32) -> Result<(), Errno> {
+    pub(crate) fn create_in_root(&self, fid: Fid, name: &str, flags: u32) -> Result<(), Errno> {
         self.walk(ROOT, fid, &[])?;
         self.create(fid, name.as_bytes(), flags, 0o644).map(drop)
     }
 
-    pub fn read(&self, fid: Fid, offset: u64, count: u32) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read(&self, fid: Fid, offset: u64, count: u32) -> Result<Vec<u8>, Errno> {
         let reply = self.call(&Tread { fid, offset, count })?;
         Rread::parse(&reply).unwrap();
         Ok(reply[Rread::HEAD_LEN..].to_vec())
     }
 
-    pub fn write(&self, fid: Fid, offset: u64, data: &[u8]) -> Result<u32, Errno> {
+    pub(crate) fn write(&self, fid: Fid, offset: u64, data: &[u8]) -> Result<u32, Errno> {
         let count = data.len().try_into().unwrap();
         let reply = self.call_with(&Twrite { fid, offset, count }, data)?;
         Ok(Rwrite::parse(&reply).unwrap().1.count)
     }
 
-    pub fn readdir(&self, fid: Fid, offset: u64, count: u32) -> Result<Vec<Entry>, Errno> {
+    pub(crate) fn readdir(&self, fid: Fid, offset: u64, count: u32) -> Result<Vec<Entry>, Errno> {
         let reply = self.call(&Treaddir { fid, offset, count })?;
         let (_, head) = Rreaddir::parse(&reply).unwrap();
         assert!(head.count <= count);
@@ -254,7 +259,7 @@ impl<F: FileSystem> Client<F> {
     }
 
     /// All entries of an open directory, by requests of `count` bytes.
-    pub fn list(&self, fid: Fid, count: u32) -> Result<Vec<Entry>, Errno> {
+    pub(crate) fn list(&self, fid: Fid, count: u32) -> Result<Vec<Entry>, Errno> {
         let mut all: Vec<Entry> = Vec::new();
         loop {
             let offset = all.last().map_or(0, |entry| entry.offset);
@@ -266,13 +271,13 @@ impl<F: FileSystem> Client<F> {
         }
     }
 
-    pub fn getattr(&self, fid: Fid) -> Result<Rgetattr, Errno> {
+    pub(crate) fn getattr(&self, fid: Fid) -> Result<Rgetattr, Errno> {
         let reply = self.call(&Tgetattr { fid, request_mask: AttrMask::ALL })?;
         assert_eq!(reply.len(), 160);
         Ok(Rgetattr::parse(&reply).unwrap().1)
     }
 
-    pub fn setattr(&self, fid: Fid, valid: u32, change: impl FnOnce(&mut Tsetattr)) -> Result<(), Errno> {
+    pub(crate) fn setattr(&self, fid: Fid, valid: u32, change: impl FnOnce(&mut Tsetattr)) -> Result<(), Errno> {
         let mut message = Tsetattr {
             fid,
             valid: SetattrValid(valid),
@@ -287,55 +292,55 @@ impl<F: FileSystem> Client<F> {
         self.call(&message).map(drop)
     }
 
-    pub fn mkdir(&self, dfid: Fid, name: &[u8], mode: u32) -> Result<Qid, Errno> {
+    pub(crate) fn mkdir(&self, dfid: Fid, name: &[u8], mode: u32) -> Result<Qid, Errno> {
         let reply = self.call(&Tmkdir { dfid, name, mode, gid: u32::MAX })?;
         Ok(Rmkdir::parse(&reply).unwrap().1.qid)
     }
 
-    pub fn symlink(&self, dfid: Fid, name: &[u8], target: &[u8]) -> Result<Qid, Errno> {
+    pub(crate) fn symlink(&self, dfid: Fid, name: &[u8], target: &[u8]) -> Result<Qid, Errno> {
         let reply = self.call(&Tsymlink { dfid, name, target, gid: u32::MAX })?;
         Ok(Rsymlink::parse(&reply).unwrap().1.qid)
     }
 
-    pub fn readlink(&self, fid: Fid) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn readlink(&self, fid: Fid) -> Result<Vec<u8>, Errno> {
         let reply = self.call(&Treadlink { fid })?;
         Ok(Rreadlink::parse(&reply).unwrap().1.target.to_vec())
     }
 
-    pub fn link(&self, fid: Fid, dfid: Fid, name: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn link(&self, fid: Fid, dfid: Fid, name: &[u8]) -> Result<(), Errno> {
         self.call(&Tlink { dfid, fid, name }).map(drop)
     }
 
-    pub fn renameat(&self, old_dfid: Fid, old_name: &[u8], new_dfid: Fid, new_name: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn renameat(&self, old_dfid: Fid, old_name: &[u8], new_dfid: Fid, new_name: &[u8]) -> Result<(), Errno> {
         self.call(&Trenameat { old_dfid, old_name, new_dfid, new_name }).map(drop)
     }
 
-    pub fn rename(&self, fid: Fid, dfid: Fid, name: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn rename(&self, fid: Fid, dfid: Fid, name: &[u8]) -> Result<(), Errno> {
         self.call(&Trename { fid, dfid, name }).map(drop)
     }
 
-    pub fn unlinkat(&self, dfid: Fid, name: &[u8], flags: u32) -> Result<(), Errno> {
+    pub(crate) fn unlinkat(&self, dfid: Fid, name: &[u8], flags: u32) -> Result<(), Errno> {
         self.call(&Tunlinkat { dfid, name, flags }).map(drop)
     }
 
-    pub fn remove(&self, fid: Fid) -> Result<(), Errno> {
+    pub(crate) fn remove(&self, fid: Fid) -> Result<(), Errno> {
         self.call(&Tremove { fid }).map(drop)
     }
 
-    pub fn fsync(&self, fid: Fid, datasync: u32) -> Result<(), Errno> {
+    pub(crate) fn fsync(&self, fid: Fid, datasync: u32) -> Result<(), Errno> {
         self.call(&Tfsync { fid, datasync }).map(drop)
     }
 
-    pub fn xattrwalk(&self, fid: Fid, newfid: Fid, name: &[u8]) -> Result<u64, Errno> {
+    pub(crate) fn xattrwalk(&self, fid: Fid, newfid: Fid, name: &[u8]) -> Result<u64, Errno> {
         let reply = self.call(&Txattrwalk { fid, newfid, name })?;
         Ok(Rxattrwalk::parse(&reply).unwrap().1.size)
     }
 
-    pub fn xattrcreate(&self, fid: Fid, name: &[u8], attr_size: u64, flags: u32) -> Result<(), Errno> {
+    pub(crate) fn xattrcreate(&self, fid: Fid, name: &[u8], attr_size: u64, flags: u32) -> Result<(), Errno> {
         self.call(&Txattrcreate { fid, name, attr_size, flags: XattrFlags(flags) }).map(drop)
     }
 
-    pub fn lock(&self, fid: Fid, kind: LockType, range: (u64, u64), proc_id: u32) -> Result<LockStatus, Errno> {
+    pub(crate) fn lock(&self, fid: Fid, kind: LockType, range: (u64, u64), proc_id: u32) -> Result<LockStatus, Errno> {
         let reply = self.call(&Tlock {
             fid,
             kind,
@@ -349,7 +354,7 @@ impl<F: FileSystem> Client<F> {
     }
 
     /// The conflicting lock: type, start, length, process and client.
-    pub fn getlock(
+    pub(crate) fn getlock(
         &self,
         fid: Fid,
         kind: LockType,
@@ -364,12 +369,9 @@ impl<F: FileSystem> Client<F> {
 
 /// A directory entry as the client got it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub qid: Qid,
-    pub offset: u64,
-    pub kind: u8,
-    pub name: String,
+pub(crate) struct Entry {
+    pub(crate) qid: Qid,
+    pub(crate) offset: u64,
+    pub(crate) kind: u8,
+    pub(crate) name: String,
 }
-
-/// Length of a header, for tests that cut frames.
-pub const HEADER: usize = HEADER_LEN;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Call;
+use super::envelope::{NinepError, Reply};
 use super::slot::{Slot, SlotState};
-use super::wire::{Decoder, HEADER_BYTES, Malformed, message};
+use super::wire::message;
 use crate::guest::address::{DeviceAddr, GuestPhys};
-use crate::guest::dma::{DmaError, DmaMapper};
-use crate::guest::memory::{GuestMemory, MemoryError};
-use crate::guest::queue::{
-    QueueError, RawExchange, RawReply, RingBytes, RingPlacement, SplitQueue, VirtQueue, Waiting,
-};
+use crate::guest::dma::DmaMapper;
+use crate::guest::memory::GuestMemory;
+use crate::guest::queue::{RawExchange, RawReply, RingBytes, RingPlacement, SplitQueue, VirtQueue, Waiting};
 use crate::guest::transport::{
     F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Transport, TransportError,
 };
@@ -22,81 +21,9 @@ const F_MOUNT_TAG: u64 = 1;
 /// The tag of Tversion.
 const NOTAG: u16 = 0xffff;
 
-/// Why a 9P operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NinepError {
-    /// The server answered with this Linux errno.
-    #[error("the server answered errno {0}")]
-    Rlerror(u32),
-    /// The server returned the buffers unused, as it may after a flush.
-    #[error("the server dropped the request")]
-    Dropped,
-    /// The server answered a flush while it still had the flushed request's buffers.
-    #[error("the server answered a flush before it gave back the flushed request")]
-    FlushedBeforeReturned,
-    /// The reply breaks the protocol.
-    #[error("the server broke the protocol: {0}")]
-    Protocol(String),
-    /// All tags are in use.
-    #[error("all {0} tags are in use: collect a reply first, or raise the depth")]
-    NoTag(usize),
-    /// No such request is out.
-    #[error("no request with tag {0:?} is out")]
-    UnknownTag(Tag),
-    /// The request does not fit the ring or the protocol's size field.
-    #[error("the request is too long for a message or a descriptor table")]
-    TooLong,
-    /// Mapping or the queue failed.
-    #[error(transparent)]
-    Dma(#[from] DmaError),
-    /// The transport failed.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-}
-
-impl NinepError {
-    /// The errno, if the server sent one.
-    #[must_use]
-    pub fn errno(&self) -> Option<u32> {
-        match self {
-            Self::Rlerror(errno) => Some(*errno),
-            _ => None,
-        }
-    }
-}
-
-impl From<QueueError> for NinepError {
-    fn from(error: QueueError) -> Self {
-        Self::Dma(error.into())
-    }
-}
-
-impl From<MemoryError> for NinepError {
-    fn from(error: MemoryError) -> Self {
-        Self::Dma(error.into())
-    }
-}
-
-impl From<Malformed> for NinepError {
-    fn from(error: Malformed) -> Self {
-        Self::Protocol(error.to_string())
-    }
-}
-
 /// A request that is out; also its tag on the wire, except for Tversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(pub u16);
-
-/// A reply other than Rlerror.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// Its type.
-    pub kind: u8,
-    /// What follows the header in the message's own buffer.
-    pub body: Vec<u8>,
-    /// Bytes that follow in the data pages.
-    pub payload_bytes: u32,
-}
 
 /// How to drive the device.
 #[derive(Clone, Copy, Debug)]
@@ -296,7 +223,7 @@ impl NinepClient {
         let (kind, wire_tag) = (slot.kind, slot.tag);
         slot.state = SlotState::Free;
         self.free.push(tag.0);
-        parse_reply(&bytes?, used, kind, wire_tag)
+        Reply::parse(&bytes?, used, kind, wire_tag)
     }
 
     /// Wait until some request is answered. Its reply is still to be collected.
@@ -479,34 +406,6 @@ fn open_queue(
     let state = SplitQueue::new(Arc::clone(memory), placement, size, event_idx)?;
     let doorbell = device.start_queue(0, &placement, size, 0)?;
     Ok(VirtQueue::new(state, doorbell, options.waiting)?)
-}
-
-fn parse_reply(bytes: &[u8], used: u32, kind: u8, tag: u16) -> Result<Reply, NinepError> {
-    if used == 0 {
-        return Err(NinepError::Dropped);
-    }
-    let mut decoder = Decoder::new(bytes);
-    let (size, reply_kind, reply_tag) = (decoder.u32()?, decoder.u8()?, decoder.u16()?);
-    let protocol = |fault: String| Err(NinepError::Protocol(fault));
-    if size != used {
-        return protocol(format!("size {size} in a reply of {used} bytes"));
-    }
-    if reply_tag != tag {
-        return protocol(format!("tag {reply_tag} in the reply to tag {tag}"));
-    }
-    if reply_kind == message::RLERROR {
-        let errno = decoder.u32()?;
-        decoder.finish()?;
-        return match errno {
-            1..=4095 => Err(NinepError::Rlerror(errno)),
-            _ => protocol(format!("{errno} is no errno")),
-        };
-    }
-    if reply_kind != kind + 1 {
-        return protocol(format!("reply of type {reply_kind} to type {kind}"));
-    }
-    let own = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    Ok(Reply { kind: reply_kind, body: bytes[HEADER_BYTES..].to_vec(), payload_bytes: used - own })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod buffer;
 mod call;
 mod client;
+mod envelope;
 mod operations;
 mod reply;
 mod slot;
@@ -13,7 +14,8 @@ mod wire;
 
 pub use buffer::PageBuffer;
 pub use call::{Call, Payload};
-pub use client::{ClientOptions, NinepClient, NinepError, Reply, Tag};
+pub use client::{ClientOptions, NinepClient, Tag};
+pub use envelope::{NinepError, Reply};
 pub use operations::{LockRequest, SetAttributes};
 pub use reply::{Attributes, DirectoryEntry, LockRecord, StatFs, Timestamp};
 pub use wire::{Decoder, Malformed, Qid, message};

@@ -1,7 +1,8 @@
 //! The protocol's operations, one call each.
 
 use super::call::Call;
-use super::client::{NinepClient, NinepError, Reply};
+use super::client::NinepClient;
+use super::envelope::{NinepError, Reply};
 use super::reply::{Attributes, DirectoryEntry, LockRecord, StatFs, Timestamp};
 use super::wire::{Decoder, Qid};
 use super::{IO_HEADER, NONUNAME, PageBuffer};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::call::{Call, Payload};
-use super::client::NinepError;
+use super::envelope::NinepError;
 use super::wire::HEADER_BYTES;
 use crate::guest::address::{DeviceAddr, GuestPhys, PAGE_BYTES};
 use crate::guest::dma::{Direction, DmaError, DmaMapper};

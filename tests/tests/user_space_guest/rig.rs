@@ -1,0 +1,97 @@
+//! A daemon in this process and a user-space guest on its sockets.
+
+use std::path::{Path, PathBuf};
+
+use calgary_tests::guest::{GuestOptions, IommuOptions, Mapping, Session, ShareOptions};
+use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
+use calgaryd::daemon::{Daemon, Signals};
+use calgaryd::device::iommu::Iommu;
+use iommu_calgary::TableSize;
+use tempfile::TempDir;
+
+/// Tag of the share behind the IOMMU.
+pub(crate) const TRANSLATED: &str = "translated";
+/// Tag of the share outside it.
+pub(crate) const DIRECT: &str = "direct";
+/// Endpoint id of the translated share: 00:06.0.
+pub(crate) const ENDPOINT: u32 = 6 << 3;
+/// Guest RAM and IOVA window in MiB.
+pub(crate) const WINDOW_MIB: u64 = 64;
+
+/// One folder served twice.
+pub(crate) struct Rig {
+    pub(crate) daemon: Daemon,
+    pub(crate) config: ServeConfig,
+    root: TempDir,
+}
+
+impl Rig {
+    /// Serves an empty folder behind an IOMMU and outside it.
+    pub(crate) fn new() -> Self {
+        Self::with_bypass(false)
+    }
+
+    /// The same, with the bypass of unattached endpoints as given.
+    pub(crate) fn with_bypass(boot_bypass: bool) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let shared = root.path().join("share");
+        std::fs::create_dir(&shared).unwrap();
+        let socket = |name: &str| root.path().join(format!("{name}.sock"));
+        let share = |tag: &str, endpoint: &str, iommu| ShareConfig {
+            tag: tag.parse().unwrap(),
+            path: shared.clone(),
+            socket: socket(tag),
+            endpoint: Some(endpoint.parse().unwrap()),
+            iommu,
+            readonly: false,
+        };
+        let iommu = IommuConfig {
+            socket: socket("iommu"),
+            at: "00:05.0".parse().unwrap(),
+            window: TableSize::MiB64,
+            boot_bypass,
+        };
+        let config = ServeConfig {
+            iommu: Some(iommu),
+            shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
+        };
+        let daemon = Daemon::start(&config, Signals::Leave).unwrap();
+        Self { daemon, config, root }
+    }
+
+    /// The folder that guests see.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.root.path().join("share")
+    }
+
+    /// A folder of this test alone that guests do not see.
+    pub(crate) fn outside(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub(crate) fn iommu(&self) -> &Iommu {
+        self.daemon.iommu().unwrap()
+    }
+
+    /// What a guest with the first `shares` shares is made of.
+    pub(crate) fn guest_options(&self, shares: usize, mapping: Mapping) -> GuestOptions {
+        let shares = self.config.shares[..shares].iter().map(|share| ShareOptions {
+            socket: share.socket.clone(),
+            endpoint: share.endpoint.unwrap().endpoint_id(),
+            translated: share.iommu,
+        });
+        GuestOptions {
+            memory_mib: WINDOW_MIB,
+            iommu_socket: Some(self.config.iommu.as_ref().unwrap().socket.clone()),
+            shares: shares.collect(),
+            mapping,
+            iommu: IommuOptions::default(),
+            ..GuestOptions::default()
+        }
+    }
+
+    /// A guest with both shares.
+    pub(crate) fn guest(&self, mapping: Mapping) -> Session {
+        Session::boot(self.guest_options(2, mapping)).unwrap()
+    }
+}
