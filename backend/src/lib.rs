@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod attachment;
 pub mod cli;
 pub mod config;
 pub mod daemon;

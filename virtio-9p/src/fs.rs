@@ -30,9 +30,6 @@ pub trait FileSystem: Send + Sync + 'static {
     /// The directory above `dir`; the root's is the root. `ENOTDIR`.
     fn parent(&self, dir: &Self::Node) -> Result<Entry<Self::Node>, Errno>;
 
-    /// The qid of a file now.
-    fn qid(&self, node: &Self::Node) -> Result<Qid, Errno>;
-
     /// Attributes. `wanted` is what the client asks for; `valid` of the answer must tell what it got.
     fn getattr(&self, node: &Self::Node, wanted: AttrMask) -> Result<Rgetattr, Errno>;
 

@@ -2,13 +2,9 @@
 
 use std::path::PathBuf;
 
-use frontend_spec::ByteSize;
-use frontend_spec::attach::{IommuDevice, QemuAttachment, ShareDevice};
-use frontend_spec::pci::Bdf;
-
 use super::Failure;
 use super::serve::DeviceArgs;
-use crate::config::ServeConfig;
+use crate::attachment;
 
 /// Print the VMM's command line for the same devices that `serve` takes.
 #[derive(Debug, clap::Args)]
@@ -38,53 +34,14 @@ struct QemuArgs {
     viot: PathBuf,
 }
 
-/// First slot given to shares that name none.
-const FIRST_FREE_SLOT: u8 = 6;
-/// PCI devices on one bus.
-const SLOTS: u8 = 32;
-
 /// Prints the command line.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Vmm::Qemu(qemu) = &args.vmm;
     let config = qemu.devices.config();
     config.validate().map_err(|cause| Failure::Usage(cause.to_string()))?;
-    let attachment = qemu_attachment(&config, qemu.memory, &qemu.viot).map_err(Failure::Usage)?;
+    let mut attachment = attachment::qemu(&config, qemu.memory).map_err(|cause| Failure::Usage(cause.to_string()))?;
+    attachment.viot_file = attachment.viot().is_some().then(|| qemu.viot.clone());
     let line = attachment.args().map_err(|cause| Failure::Usage(cause.to_string()))?;
     println!("qemu-system-x86_64 {line}");
     Ok(())
-}
-
-/// What QEMU needs to know of `config`.
-///
-/// # Errors
-/// A line saying why the devices do not fit the machine.
-pub(super) fn qemu_attachment(
-    config: &ServeConfig,
-    memory_mib: u64,
-    viot: &std::path::Path,
-) -> Result<QemuAttachment, String> {
-    let iommu = config.iommu.as_ref().map(|iommu| IommuDevice {
-        socket: iommu.socket.clone(),
-        at: iommu.at,
-        window: ByteSize::from_bytes(iommu.window.window_bytes()),
-    });
-    let mut taken: Vec<Bdf> = config.shares.iter().filter_map(|share| share.endpoint).collect();
-    taken.extend(config.iommu.iter().map(|iommu| iommu.at));
-    let mut shares = Vec::new();
-    for share in &config.shares {
-        let at = match share.endpoint {
-            Some(at) => at,
-            None => {
-                let free = (FIRST_FREE_SLOT..SLOTS)
-                    .filter_map(|slot| Bdf::new(0, slot, 0).ok())
-                    .find(|slot| !taken.contains(slot))
-                    .ok_or("no PCI slot is left on bus 0; serve fewer shares")?;
-                taken.push(free);
-                free
-            }
-        };
-        shares.push(ShareDevice { socket: share.socket.clone(), tag: share.tag.clone(), at, iommu: share.iommu });
-    }
-    let viot_file = shares.iter().any(|share| share.iommu).then(|| viot.to_owned());
-    Ok(QemuAttachment { iommu, shares, memory_mib, viot_file })
 }

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use frontend_spec::attach::{AttachError, QemuAttachment};
+
 use super::bundle::Bundle;
 use super::failure::MachineError;
 use super::initramfs::Initramfs;
@@ -20,33 +22,12 @@ pub enum Accel {
     Kvm,
 }
 
-/// A virtio device whose other half is a vhost-user daemon that listens on a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VhostUserDevice {
-    /// Name of the device, unique in the machine: letters, digits, dashes.
-    pub id: String,
-    /// Where the daemon listens.
-    pub socket: PathBuf,
-    /// The virtio device id: 9 for 9P, 23 for the IOMMU.
-    pub virtio_id: u16,
-    /// Number of virtqueues.
-    pub queues: u16,
-    /// Entries of each virtqueue, a power of two.
-    pub queue_size: u16,
-    /// Bytes of the configuration space; must be what the daemon offers.
-    pub config_size: u32,
-    /// Slot on PCI bus 0, from 1 to 30 (0 and 31 are the chipset's).
-    pub slot: u8,
-    /// Whether the device's DMA goes through the machine's IOMMU (`VIRTIO_F_ACCESS_PLATFORM`).
-    pub iommu_platform: bool,
-}
-
 /// Where a machine's own files are.
 #[derive(Debug, Clone)]
 pub(super) struct MachineFiles {
     pub(super) initramfs: PathBuf,
     pub(super) qmp: PathBuf,
-    pub(super) acpi_tables: Vec<PathBuf>,
+    pub(super) viot: Option<PathBuf>,
 }
 
 /// Describes a [`Machine`].
@@ -58,7 +39,7 @@ pub struct MachineBuilder {
     pub(super) then_commands: bool,
     pub(super) modules: Option<Vec<String>>,
     pub(super) guest_files: Vec<(String, u32, Vec<u8>)>,
-    pub(super) acpi_tables: Vec<Vec<u8>>,
+    pub(super) attachment: Option<QemuAttachment>,
     pub(super) patience: Duration,
     accel: Accel,
     memory_mib: u32,
@@ -66,7 +47,6 @@ pub struct MachineBuilder {
     reboot: bool,
     tags: Vec<String>,
     kernel_args: Vec<String>,
-    devices: Vec<VhostUserDevice>,
     extra_args: Vec<OsString>,
 }
 
@@ -78,7 +58,7 @@ impl MachineBuilder {
             then_commands: false,
             modules: None,
             guest_files: Vec::new(),
-            acpi_tables: Vec::new(),
+            attachment: None,
             patience: Duration::from_secs(120),
             accel: Accel::default(),
             memory_mib: 512,
@@ -86,7 +66,6 @@ impl MachineBuilder {
             reboot: false,
             tags: Vec::new(),
             kernel_args: Vec::new(),
-            devices: Vec::new(),
             extra_args: Vec::new(),
         }
     }
@@ -110,15 +89,12 @@ impl MachineBuilder {
         self
     }
 
-    /// A device served by a vhost-user daemon. The daemon must listen before [`Self::spawn`].
-    pub fn vhost_user(mut self, device: VhostUserDevice) -> Self {
-        self.devices.push(device);
-        self
-    }
-
-    /// An ACPI table for the guest, with its header, such as a VIOT.
-    pub fn acpi_table(mut self, table: impl Into<Vec<u8>>) -> Self {
-        self.acpi_tables.push(table.into());
+    /// The devices of a daemon, and the memory that it shares; the daemon must listen before [`Self::spawn`]. The guest
+    /// gets the topology as a VIOT and waits for the tags before its scenario. The options are those that
+    /// `calgaryd attach qemu` prints.
+    pub fn attachment(mut self, attachment: QemuAttachment) -> Self {
+        self.tags.extend(attachment.shares.iter().map(|share| share.tag.to_string()));
+        self.attachment = Some(attachment);
         self
     }
 
@@ -140,7 +116,7 @@ impl MachineBuilder {
         self
     }
 
-    /// Size of the guest's memory in MiB; 512 if not set.
+    /// Size of the guest's memory in MiB; 512 if not set. An [attachment](Self::attachment) has its own.
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
         self
@@ -216,8 +192,10 @@ impl MachineBuilder {
     }
 
     /// QEMU's arguments, without those of [`QemuCommand`](super::QemuCommand).
-    pub(super) fn command_line(&self, files: &MachineFiles) -> Vec<OsString> {
-        let memory = self.memory_mib;
+    ///
+    /// # Errors
+    /// The attachment does not fit the machine.
+    pub(super) fn command_line(&self, files: &MachineFiles) -> Result<Vec<OsString>, AttachError> {
         let mut args = Arguments::default();
         args.pair(
             "-accel",
@@ -233,32 +211,23 @@ impl MachineBuilder {
         if !self.reboot {
             args.flag("-no-reboot");
         }
-        args.pair("-object", format!("memory-backend-memfd,id=mem,size={memory}M,share=on"));
-        args.pair("-machine", "q35,memory-backend=mem").pair("-m", format!("{memory}M"));
+        let attachment = match &self.attachment {
+            Some(attachment) => QemuAttachment { viot_file: files.viot.clone(), ..attachment.clone() },
+            None => QemuAttachment {
+                iommu: None,
+                shares: Vec::new(),
+                memory_mib: u64::from(self.memory_mib),
+                viot_file: None,
+            },
+        };
+        args.0.extend(attachment.args()?.to_vec().into_iter().map(OsString::from));
         args.pair("-smp", self.cpus.to_string());
         args.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
         args.path("-qmp", "unix:", &files.qmp, ",server=on,wait=off");
         args.pair("-kernel", &self.bundle.kernel).pair("-initrd", &files.initramfs);
         args.pair("-append", self.kernel_command_line());
-        for table in &files.acpi_tables {
-            args.path("-acpitable", "file=", table, "");
-        }
-        for device in &self.devices {
-            let VhostUserDevice { id, socket, virtio_id, queues, queue_size, config_size, slot, iommu_platform } =
-                device;
-            args.path("-chardev", &format!("socket,id={id}-socket,path="), socket, "");
-            let iommu_platform = if *iommu_platform { ",iommu_platform=on" } else { "" };
-            // QEMU reads the slot as hexadecimal.
-            args.pair(
-                "-device",
-                format!(
-                    "vhost-user-test-device-pci,id={id},chardev={id}-socket,virtio-id={virtio_id},num_vqs={queues},\
-                     vq_size={queue_size},config_size={config_size},addr={slot:x}{iommu_platform}"
-                ),
-            );
-        }
         args.0.extend(self.extra_args.iter().cloned());
-        args.0
+        Ok(args.0)
     }
 
     /// What QEMU or the guest's scripts would misunderstand.
@@ -272,15 +241,6 @@ impl MachineBuilder {
         }
         if let Some(arg) = self.kernel_args.iter().find(|arg| arg.contains(['\n', '\0'])) {
             return Err(MachineError::Configuration(format!("the kernel argument {arg:?} must be one line")));
-        }
-        for device in &self.devices {
-            if !plain(&device.id) || !(1..=30).contains(&device.slot) || !device.queue_size.is_power_of_two() {
-                return Err(MachineError::Configuration(format!(
-                    "the device {:?} needs a name of letters and digits, a slot from 1 to 30 and a queue size that is a \
-                     power of two; it has slot {} and queue size {}",
-                    device.id, device.slot, device.queue_size
-                )));
-            }
         }
         Ok(())
     }
@@ -315,6 +275,8 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
+    use frontend_spec::attach::{IommuDevice, ShareDevice};
+
     use super::super::qemu::{QemuCommand, QemuVersion};
     use super::*;
 
@@ -331,32 +293,32 @@ mod tests {
         })
     }
 
-    fn device(slot: u8) -> VhostUserDevice {
-        VhostUserDevice {
-            id: "share".to_owned(),
-            socket: PathBuf::from("/run/9p,1.sock"),
-            virtio_id: 9,
-            queues: 1,
-            queue_size: 128,
-            config_size: 7,
-            slot,
-            iommu_platform: true,
-        }
+    fn attachment(at: &str) -> QemuAttachment {
+        let share = ShareDevice {
+            socket: "/run/9p,1.sock".into(),
+            tag: "share".parse().unwrap(),
+            at: at.parse().unwrap(),
+            iommu: true,
+        };
+        let iommu = IommuDevice {
+            socket: "/run/iommu.sock".into(),
+            at: "00:05.0".parse().unwrap(),
+            window: "256M".parse().unwrap(),
+        };
+        QemuAttachment { iommu: Some(iommu), shares: vec![share], memory_mib: 512, viot_file: None }
     }
 
     fn line(builder: &MachineBuilder) -> String {
-        let files = MachineFiles {
-            initramfs: "/t/initramfs".into(),
-            qmp: "/t/q,mp".into(),
-            acpi_tables: vec!["/t/acpi-0".into()],
-        };
-        let args: Vec<_> = builder.command_line(&files).into_iter().map(|arg| arg.into_string().unwrap()).collect();
+        let files =
+            MachineFiles { initramfs: "/t/initramfs".into(), qmp: "/t/q,mp".into(), viot: Some("/t/viot".into()) };
+        let args: Vec<_> =
+            builder.command_line(&files).unwrap().into_iter().map(|arg| arg.into_string().unwrap()).collect();
         args.join("\n")
     }
 
     #[test]
     fn the_command_line_is_the_one_that_a_daemon_needs() {
-        let line = line(&builder().vhost_user(device(12)).tag("share").extra_args(["-device", "x"]));
+        let line = line(&builder().attachment(attachment("00:0c.0")).extra_args(["-device", "x"]));
         let expected = "\
 -accel
 tcg,thread=multi
@@ -367,10 +329,20 @@ none
 -no-reboot
 -object
 memory-backend-memfd,id=mem,size=512M,share=on
--machine
+-M
 q35,memory-backend=mem
 -m
 512M
+-acpitable
+file=/t/viot
+-chardev
+socket,id=viommu,path=/run/iommu.sock
+-device
+vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,addr=05.0
+-chardev
+socket,id=share0,path=/run/9p,,1.sock
+-device
+vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=0c.0,iommu_platform=on
 -smp
 1
 -chardev
@@ -385,12 +357,6 @@ unix:/t/q,,mp,server=on,wait=off
 /t/initramfs
 -append
 console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr tsc=reliable calgary.tags=share
--acpitable
-file=/t/acpi-0
--chardev
-socket,id=share-socket,path=/run/9p,,1.sock
--device
-vhost-user-test-device-pci,id=share,chardev=share-socket,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=c,iommu_platform=on
 -device
 x";
         assert_eq!(line, expected);
@@ -407,11 +373,9 @@ x";
 
     #[test]
     fn what_qemu_would_misread_is_refused() {
-        assert!(builder().vhost_user(device(30)).tag("calgary0").check().is_ok());
+        assert!(builder().tag("calgary0").check().is_ok());
         assert!(builder().tag("a,b").check().is_err());
         assert!(builder().tag("a b").check().is_err());
-        assert!(builder().vhost_user(device(31)).check().is_err());
         assert!(builder().kernel_arg("a\nb").check().is_err());
-        assert!(builder().vhost_user(VhostUserDevice { queue_size: 100, ..device(5) }).check().is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::process::{ChildStdin, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use frontend_spec::attach::QemuAttachment;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -60,17 +61,19 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("calgary-vm-").tempdir();
         let folder = folder.map_err(io_error("create the machine's folder"))?;
         let path = |name: &str| folder.path().join(name);
-        let mut files = MachineFiles { initramfs: path("initramfs"), qmp: path("qmp.sock"), acpi_tables: Vec::new() };
+        let mut files = MachineFiles { initramfs: path("initramfs"), qmp: path("qmp.sock"), viot: None };
         builder.initramfs()?.write(&files.initramfs).map_err(io_error("write the initramfs"))?;
-        for (index, table) in builder.acpi_tables.iter().enumerate() {
-            let path = path(&format!("acpi-{index}"));
-            fs::write(&path, table).map_err(io_error("write an ACPI table"))?;
-            files.acpi_tables.push(path);
+        let configuration = |cause: &dyn std::fmt::Display| MachineError::Configuration(cause.to_string());
+        if let Some(viot) = builder.attachment.as_ref().and_then(QemuAttachment::viot) {
+            let path = path("viot");
+            let table = viot.encode().map_err(|cause| configuration(&cause))?;
+            fs::write(&path, table).map_err(io_error("write the VIOT"))?;
+            files.viot = Some(path);
         }
 
         let stderr = File::create(path("stderr")).map_err(io_error("create QEMU's error log"))?;
         let mut command = builder.bundle.qemu.command();
-        command.args(builder.command_line(&files)).stderr(stderr);
+        command.args(builder.command_line(&files).map_err(|cause| configuration(&cause))?).stderr(stderr);
         log::debug!("{command:?}");
         let console = Arc::new(Console::default());
         let (process, stdin) = Process::spawn(command, Arc::clone(&console)).map_err(io_error("start QEMU"))?;

@@ -3,7 +3,7 @@
 //! ```text
 //! Bundle (QEMU, kernel, modules, busybox)
 //!    └─ Initramfs (init, modules, scenario) ─┐
-//! VhostUserDevice, arguments, ACPI tables ───┴─ MachineBuilder ── Machine (console, QMP, exit)
+//! QemuAttachment, arguments ──────────────────┴─ MachineBuilder ── Machine (console, QMP, exit)
 //! ```
 //!
 //! A [`Bundle`] is unpacked once from Debian's packages into a cache folder, or put together from the user's own QEMU
@@ -41,7 +41,7 @@ mod qmp;
 mod scenario;
 
 pub use bundle::{Bundle, BundleError, bundle_for_tests};
-pub use config::{Accel, MachineBuilder, VhostUserDevice};
+pub use config::{Accel, MachineBuilder};
 pub use cpio::Cpio;
 pub use failure::{Evidence, MachineError, Output};
 pub use initramfs::{DEFAULT_MODULES, Initramfs};

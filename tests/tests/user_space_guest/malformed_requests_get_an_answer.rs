@@ -96,7 +96,8 @@ fn boundary_values_get_the_status_of_their_rule() {
     let guest = rig.guest(Mapping::Strict);
     let (iommu, domain) = (guest.iommu.clone().unwrap(), guest.shares[0].domain.unwrap());
     let end = (crate::rig::WINDOW_MIB << 20) - 1;
-    let map = |domain, first, last, target, flags| Request::Map { domain, first, last, target: GuestPhys(target), flags };
+    let map =
+        |domain, first, last, target, flags| Request::Map { domain, first, last, target: GuestPhys(target), flags };
     let cases = [
         (map(domain, 0x1001, 0x1fff, 0, 1), RANGE),
         (map(domain, 0x1000, 0x1ffe, 0, 1), RANGE),

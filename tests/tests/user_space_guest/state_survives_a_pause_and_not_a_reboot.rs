@@ -1,9 +1,8 @@
 //! A front end stops rings for a pause and for a reboot alike; only where they start again tells the two apart.
 
-
+use crate::rig::{DIRECT, Rig, TRANSLATED};
 use calgary_tests::guest::iommu::{MAP_F_READ, Request};
 use calgary_tests::guest::{GuestPhys, Mapping, ROOT_FID, Session, transfer};
-use crate::rig::{DIRECT, Rig, TRANSLATED};
 
 const FILE: u32 = 5;
 

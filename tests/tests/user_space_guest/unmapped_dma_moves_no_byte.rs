@@ -1,13 +1,12 @@
 //! A device behind the IOMMU reaches what is mapped, as it is mapped, and nothing else; the guest is told of the rest.
 
-
 use std::time::Duration;
 
+use crate::rig::{ENDPOINT, Rig, TRANSLATED};
 use calgary_tests::guest::iommu::{FaultEvent, MAP_F_READ, MAP_F_WRITE};
 use calgary_tests::guest::ninep::NONUNAME;
 use calgary_tests::guest::queue::Descriptor;
 use calgary_tests::guest::{DeviceAddr, Direct, GuestPhys, Iommu, Mapping, ROOT_FID, RawExchange, Session};
-use crate::rig::{ENDPOINT, Rig, TRANSLATED};
 
 /// Fault reasons and flags (virtio 1.2 §5.13.6.9).
 const DOMAIN: u8 = 1;
@@ -63,9 +62,8 @@ fn buffers_that_are_not_mapped_stay_untouched_and_are_reported() {
     let event = fault(guest.iommu.as_ref().unwrap());
     assert_eq!((event.reason, event.endpoint, event.flags), (MAPPING, ENDPOINT, READ | ADDRESS));
 
-    let reply = RawExchange::new(&twrite(b"forged"), 4096)
-        .run(guest.shares[0].client.queue(), &memory, &Direct)
-        .unwrap();
+    let reply =
+        RawExchange::new(&twrite(b"forged"), 4096).run(guest.shares[0].client.queue(), &memory, &Direct).unwrap();
     assert_eq!(reply.used_bytes, 0);
     assert_eq!(std::fs::read(rig.shared().join("file")).unwrap(), b"secret");
     assert_eq!(fault(guest.iommu.as_ref().unwrap()).reason, MAPPING);
@@ -157,8 +155,7 @@ fn a_mapping_to_an_address_outside_ram_reaches_nothing() {
     }
     hand.map(ByHand::REQUEST, GuestPhys(1 << 40), MAP_F_READ | MAP_F_WRITE);
     let queue = hand.guest.shares[0].client.queue();
-    let descriptor =
-        Descriptor { address: ByHand::REQUEST, bytes: 23, flags: 0, next: 0 };
+    let descriptor = Descriptor { address: ByHand::REQUEST, bytes: 23, flags: 0, next: 0 };
     queue.ring().raw_descriptor(0, descriptor).unwrap();
     queue.ring().raw_offer(0, 0).unwrap();
     queue.publish().unwrap();

@@ -133,23 +133,18 @@ impl FileSystem for Passthrough {
     }
 
     fn lookup(&self, dir: &PassthroughNode, name: Name<'_>) -> Result<Entry<PassthroughNode>, Errno> {
-        dir.0.check_directory()?;
-        let (inode, status) = Inode::new(self.resolver.child(dir.0.fd(), name)?)?;
+        let (inode, status) = Inode::new(self.resolver.child(dir.0.as_dir()?, name)?)?;
         Ok(Entry { node: PassthroughNode(Arc::new(inode)), qid: self.qid_of(&status) })
     }
 
     fn parent(&self, dir: &PassthroughNode) -> Result<Entry<PassthroughNode>, Errno> {
-        dir.0.check_directory()?;
+        dir.0.as_dir()?;
         let parent = match self.resolver.parent(&dir.0)? {
             Some(parent) => Arc::new(parent),
             None => self.root.clone(),
         };
         let qid = self.qid_of(&parent.status()?);
         Ok(Entry { node: PassthroughNode(parent), qid })
-    }
-
-    fn qid(&self, node: &PassthroughNode) -> Result<Qid, Errno> {
-        Ok(self.qid_of(&node.0.status()?))
     }
 
     fn getattr(&self, node: &PassthroughNode, wanted: AttrMask) -> Result<Rgetattr, Errno> {
@@ -231,8 +226,7 @@ impl FileSystem for Passthrough {
     }
 
     fn link(&self, node: &PassthroughNode, dir: &PassthroughNode, name: Name<'_>) -> Result<(), Errno> {
-        dir.0.check_directory()?;
-        self.proc_fds.link(node.0.fd(), dir.0.fd(), name)
+        self.proc_fds.link(node.0.fd(), dir.0.as_dir()?, name)
     }
 
     fn rename(

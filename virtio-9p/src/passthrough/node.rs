@@ -65,9 +65,12 @@ impl Inode {
         status(self.fd(), StatxFlags::BASIC_STATS)
     }
 
-    /// `ENOTDIR` if it is no directory.
-    pub(super) fn check_directory(&self) -> Result<(), Errno> {
-        if self.kind == FileKind::Directory { Ok(()) } else { Err(Errno::ENOTDIR) }
+    /// The descriptor of a directory; `ENOTDIR` if it is none.
+    pub(super) fn as_dir(&self) -> Result<BorrowedFd<'_>, Errno> {
+        match self.kind {
+            FileKind::Directory => Ok(self.fd()),
+            _ => Err(Errno::ENOTDIR),
+        }
     }
 
     /// What a symbolic link says; `EINVAL` if it is none.

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno as HostErrno;
 
 use super::Passthrough;
-use super::node::{FileId, FileKind, Inode, id_at};
+use super::node::{FileId, Inode, id_at};
 use crate::errno::Errno;
 use crate::limits::{MAX_DEPTH, RACE_RETRIES};
 use crate::name::Name;
@@ -150,17 +150,6 @@ impl Passthrough {
 fn relative<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let root = root.strip_suffix(b"/").unwrap_or(root);
     path.strip_prefix(root)?.strip_prefix(b"/")
-}
-
-/// The kind of place that a directory descriptor must be for its children to be changed.
-impl Inode {
-    /// The descriptor of a directory; `ENOTDIR` if it is none.
-    pub(super) fn as_dir(&self) -> Result<BorrowedFd<'_>, Errno> {
-        match self.kind() {
-            FileKind::Directory => Ok(self.fd()),
-            _ => Err(Errno::ENOTDIR),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,17 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use calgary_tests::vm::{
-    Accel, Bundle, Machine, MachineBuilder, Record, Report as ScenarioReport, Scenario, VhostUserDevice,
-};
-use frontend_spec::attach::{IOMMU_QUEUE_SIZE, IOMMU_QUEUES, NINEP_QUEUE_SIZE, NINEP_QUEUES};
-use frontend_spec::iommu::Config;
-use frontend_spec::viot::Viot;
-use frontend_spec::virtio::{DEVICE_ID_9P, DEVICE_ID_IOMMU};
+use calgary_tests::vm::{Accel, Bundle, Machine, Record, Report as ScenarioReport, Scenario};
 
 use super::folder::INPUT;
 use super::progress::Steps;
 use super::report::{Moved, Report};
+use crate::attachment;
+
 use super::{Args, DIRECT, MEMORY_MIB, Stage, TRANSLATED, finish};
 
 /// A deferred UNMAP of Linux comes within 10 ms of guest time; emulation on a busy machine is slow.
@@ -27,7 +23,9 @@ pub(super) fn run(stage: &Stage, args: &Args, steps: &Steps) -> Result<Report, S
     .map_err(|cause| cause.to_string())?;
     let accel = if args.kvm { Accel::Kvm } else { Accel::Tcg };
     steps.say("booting Linux");
-    let machine = machine(stage, &bundle)?
+    let attachment = attachment::qemu(&stage.config, MEMORY_MIB).map_err(|cause| cause.to_string())?;
+    let machine = Machine::builder(&bundle)
+        .attachment(attachment)
         .accel(accel)
         .kernel_arg(format!("calgary.mib={}", stage.size_mib))
         .kernel_arg(format!("calgary.file={INPUT}"))
@@ -54,45 +52,6 @@ pub(super) fn run(stage: &Stage, args: &Args, steps: &Steps) -> Result<Report, S
     let report = finish(report, stage, ring_mappings);
     machine.quit().map_err(|cause| cause.to_string())?;
     Ok(report)
-}
-
-/// A machine with the stage's devices.
-fn machine(stage: &Stage, bundle: &Bundle) -> Result<MachineBuilder, String> {
-    let mut builder = Machine::builder(bundle).memory_mib(MEMORY_MIB);
-    let mut viot = None;
-    if let Some(iommu) = &stage.config.iommu {
-        viot = Some(Viot::new(iommu.at));
-        builder = builder.vhost_user(VhostUserDevice {
-            id: "iommu".to_owned(),
-            socket: iommu.socket.clone(),
-            virtio_id: DEVICE_ID_IOMMU,
-            queues: IOMMU_QUEUES,
-            queue_size: IOMMU_QUEUE_SIZE,
-            config_size: u32::try_from(Config::SIZE).unwrap_or(u32::MAX),
-            slot: iommu.at.device(),
-            iommu_platform: false,
-        });
-    }
-    for share in &stage.config.shares {
-        let at = share.endpoint.ok_or("a share without a PCI address")?;
-        if share.iommu {
-            viot = viot.map(|table| table.endpoint(at));
-        }
-        builder = builder.tag(share.tag.as_str()).vhost_user(VhostUserDevice {
-            id: share.tag.to_string(),
-            socket: share.socket.clone(),
-            virtio_id: DEVICE_ID_9P,
-            queues: NINEP_QUEUES,
-            queue_size: NINEP_QUEUE_SIZE,
-            config_size: u32::try_from(share.tag.config_size()).unwrap_or(u32::MAX),
-            slot: at.device(),
-            iommu_platform: share.iommu,
-        });
-    }
-    if let Some(table) = viot {
-        builder = builder.acpi_table(table.encode().map_err(|cause| cause.to_string())?);
-    }
-    Ok(builder)
 }
 
 /// What the guest said.

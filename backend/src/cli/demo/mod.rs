@@ -59,7 +59,7 @@ const DIRECT: &str = "direct";
 /// IOVA window; it lies inside the guest's RAM.
 const WINDOW: TableSize = TableSize::MiB256;
 /// Guest RAM in MiB.
-const MEMORY_MIB: u32 = 512;
+const MEMORY_MIB: u64 = 512;
 
 /// What both guests need: a folder, and a daemon that serves it twice.
 struct Stage {

@@ -1,0 +1,10 @@
+//! The daemon against a real Linux guest under QEMU.
+//!
+//! The guest's parts are fetched once into the user's cache folder. Where they cannot be had the tests say so and are
+//! skipped, except under `CI`, where they fail. One guest runs at a time: an emulated one keeps a small machine busy.
+
+mod rig;
+
+mod modes_of_the_iommu;
+mod pause_and_reboot;
+mod posix_through_both_shares;

@@ -1,0 +1,21 @@
+//! What a POSIX file system must do, through a share behind the IOMMU and one outside it.
+
+use calgary_tests::vm::Scenario;
+
+use crate::rig::Rig;
+
+#[test]
+fn every_case_passes_and_no_mapping_is_left() {
+    let Some(rig) = Rig::new() else { return };
+    let guest = rig.guest().scenario(Scenario::Posix).then_commands().spawn().unwrap();
+    let mut rings = None;
+    let report = guest.follow(&mut |_| _ = rings.get_or_insert_with(|| rig.iommu().live_mappings())).unwrap();
+    let failures: Vec<String> = report.failures().iter().map(|record| record.value.clone()).collect();
+    assert!(failures.is_empty(), "{failures:#?}\n{}", guest.evidence());
+    assert_eq!(report.status, 0, "{}", guest.evidence());
+    assert!(report.all("case").count() >= 2 * 20, "cases are missing");
+    assert!(guest.iommu_faults().unwrap().is_empty());
+    assert!(rig.stats().maps > 0, "the guest used no IOMMU");
+    guest.quit().unwrap();
+    rig.assert_clean();
+}

@@ -1,0 +1,103 @@
+//! A daemon in this process and a Linux guest on its sockets.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use calgary_tests::vm::{Bundle, Machine, MachineBuilder, bundle_for_tests};
+use calgaryd::attachment;
+use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
+use calgaryd::daemon::{Daemon, Signals};
+use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
+use iommu_calgary::TableSize;
+use tempfile::TempDir;
+
+/// Tag of the share behind the IOMMU.
+pub(crate) const TRANSLATED: &str = "translated";
+/// Tag of the share outside it.
+pub(crate) const DIRECT: &str = "direct";
+/// Guest RAM in MiB; the IOVA window lies inside it.
+const MEMORY_MIB: u64 = 512;
+/// A bound, not an expectation.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+static ONE_GUEST: Mutex<()> = Mutex::new(());
+
+/// One folder served twice, and the right to run a guest.
+pub(crate) struct Rig {
+    pub(crate) daemon: Daemon,
+    config: ServeConfig,
+    bundle: Bundle,
+    root: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    /// `None` where the guest's parts cannot be had.
+    pub(crate) fn new() -> Option<Self> {
+        let turn = ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner);
+        let bundle = bundle_for_tests()?;
+        let root = tempfile::tempdir().unwrap();
+        let shared = root.path().join("share");
+        std::fs::create_dir(&shared).unwrap();
+        let share = |tag: &str, endpoint: &str, iommu| ShareConfig {
+            tag: tag.parse().unwrap(),
+            path: shared.clone(),
+            socket: root.path().join(tag),
+            endpoint: Some(endpoint.parse().unwrap()),
+            iommu,
+            readonly: false,
+        };
+        let iommu = IommuConfig {
+            socket: root.path().join("iommu"),
+            at: "00:05.0".parse().unwrap(),
+            window: TableSize::MiB256,
+            boot_bypass: false,
+        };
+        let config = ServeConfig {
+            iommu: Some(iommu),
+            shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
+        };
+        let daemon = Daemon::start(&config, Signals::Leave).unwrap();
+        Some(Self { daemon, config, bundle, root, _turn: turn })
+    }
+
+    /// A guest with both shares attached; not started.
+    pub(crate) fn guest(&self) -> MachineBuilder {
+        let attachment = attachment::qemu(&self.config, MEMORY_MIB).unwrap();
+        Machine::builder(&self.bundle).attachment(attachment).patience(PATIENCE)
+    }
+
+    /// The folder that the guest sees.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.root.path().join("share")
+    }
+
+    pub(crate) fn iommu(&self) -> &Iommu {
+        self.daemon.iommu().unwrap()
+    }
+
+    pub(crate) fn stats(&self) -> IommuStatsSnapshot {
+        self.iommu().stats().snapshot()
+    }
+
+    /// Waits until `count` mappings are live: a guest in lazy mode unmaps some time later.
+    pub(crate) fn wait_for_mappings(&self, count: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.iommu().live_mappings() != count {
+            assert!(Instant::now() < deadline, "{} mappings are live, not {count}", self.iommu().live_mappings());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Nothing was refused, dropped or malformed.
+    pub(crate) fn assert_clean(&self) {
+        let stats = self.stats();
+        assert_eq!(self.iommu().faults().recorded(), 0);
+        assert_eq!((stats.refused, stats.malformed, stats.ring_errors, stats.broken), (0, 0, 0, 0), "{stats:?}");
+        for tag in [TRANSLATED, DIRECT] {
+            let stats = self.daemon.share(tag).unwrap().stats();
+            assert_eq!((stats.dropped, stats.faults), (0, 0), "{tag}: {stats:?}");
+        }
+    }
+}
