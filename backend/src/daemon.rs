@@ -18,8 +18,12 @@ use crate::transport::vhost_user::RingWindow;
 
 /// Largest 9P message offered. Linux uses at most 512,000 bytes over virtio.
 const MAX_MESSAGE: u32 = 1024 * 1024;
-/// Descriptors wanted: a fid takes one, an open file another.
+/// Descriptors wanted, for all fids together.
 const DESCRIPTORS: u64 = 1 << 20;
+/// A fid holds one descriptor, and another one while its file is open.
+const DESCRIPTORS_PER_FID: u64 = 2;
+/// Descriptors kept for sockets, events, guest memory, tables and locks.
+const OWN_DESCRIPTORS: u64 = 5000;
 
 /// Why the daemon did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +72,8 @@ impl Daemon {
     /// See [`StartError`]; nothing runs then, and no socket is left.
     pub fn start(config: &ServeConfig, signals: Signals) -> Result<Self, StartError> {
         config.validate()?;
-        raise_descriptor_limit();
+        let descriptors = raise_descriptor_limit();
+        let max_fids = fids_per_share(descriptors, config.shares.len());
         let mut ports = Vec::new();
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
@@ -79,7 +84,7 @@ impl Daemon {
         }
         let mut shares = Vec::new();
         for wanted in &config.shares {
-            let device = Arc::new(build_share(wanted, iommu.as_ref())?);
+            let device = Arc::new(build_share(wanted, iommu.as_ref(), max_fids)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
             ports.push(Port::new(device.clone(), BoundSocket::bind(&wanted.socket)?, window)?);
             shares.push((wanted.tag.clone(), device));
@@ -131,12 +136,13 @@ impl Drop for Daemon {
     }
 }
 
-fn build_share(wanted: &ShareConfig, iommu: Option<&Arc<Iommu>>) -> Result<ShareDevice, StartError> {
+fn build_share(wanted: &ShareConfig, iommu: Option<&Arc<Iommu>>, max_fids: usize) -> Result<ShareDevice, StartError> {
     let root = Passthrough::new(&wanted.path, PassthroughOptions::default())
         .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })?;
     let mut options = Options::default();
     options.max_msize = MAX_MESSAGE;
     options.readonly = wanted.readonly;
+    options.max_fids = options.max_fids.min(max_fids);
     let server = Server::new(root, options);
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
         (true, Some(endpoint), Some(iommu)) => Attachment::Behind {
@@ -173,7 +179,14 @@ fn counters(iommu: Option<Arc<Iommu>>, shares: Vec<(MountTag, Arc<ShareDevice>)>
     })
 }
 
-fn raise_descriptor_limit() {
+/// How many fids each of `shares` may have so that all together leave the daemon descriptors of its own.
+fn fids_per_share(descriptors: u64, shares: usize) -> usize {
+    let for_fids = (descriptors - OWN_DESCRIPTORS.min(descriptors / 4)) / DESCRIPTORS_PER_FID;
+    usize::try_from(for_fids).unwrap_or(usize::MAX) / shares.max(1)
+}
+
+/// Raises the soft limit of open files as far as it is useful and allowed; returns what it is then.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
@@ -181,6 +194,8 @@ fn raise_descriptor_limit() {
         let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
         if let Err(cause) = setrlimit(Resource::Nofile, raised) {
             warn!("cannot raise the limit of open files to {wanted}: {cause}");
+            return limit.current.unwrap_or(wanted);
         }
     }
+    wanted
 }

@@ -121,7 +121,7 @@ impl Port {
         let name = self.name().to_owned();
         let (done_sender, done) = mpsc::channel();
         let thread = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
-            log_end(&name, daemon.wait());
+            log_end(&name, daemon.wait(), &connection);
             // Joins the worker, so that nothing serves a queue when the device lets go of guest memory.
             drop(daemon);
             connection.close();
@@ -146,22 +146,13 @@ impl Port {
 }
 
 /// Says how a connection ended; a front end that closes its socket is no error.
-fn log_end(name: &str, end: Result<(), BackendError>) {
+fn log_end(name: &str, end: Result<(), BackendError>, connection: &Connection) {
     match end {
-        Ok(()) => info!("{name}: the front end has left"),
-        Err(BackendError::HandleRequest(
+        Ok(())
+        | Err(BackendError::HandleRequest(
             VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_),
         )) => info!("{name}: the front end has left"),
-        Err(cause) => {
-            let text = cause.to_string();
-            let hint = if text.contains("memory mapping") {
-                "; a ring lies outside the guest memory that was announced. Is all of it shared (share=on), and does \
-                 the IOVA window (--window) lie inside low RAM?"
-            } else {
-                ""
-            };
-            error!("{name}: the connection failed: {text}{hint}");
-        }
+        Err(cause) => error!("{name}: the connection failed: {cause}: {}", connection.remedy()),
     }
 }
 

@@ -9,6 +9,7 @@ pub use window::RingWindow;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{error, warn};
@@ -45,6 +46,8 @@ pub struct Connection {
 struct Shared {
     device: Arc<dyn Device>,
     window: Option<RingWindow>,
+    /// The front end has announced guest memory.
+    has_memory: AtomicBool,
     /// The vrings of running queues, so that a stop can write back the index that GET_VRING_BASE reports.
     running: Mutex<Vec<Option<Vring>>>,
 }
@@ -54,7 +57,14 @@ impl Connection {
     #[must_use]
     pub fn new(device: Arc<dyn Device>, window: Option<RingWindow>) -> Self {
         let queues = device.identity().queue_sizes.len();
-        Self { shared: Arc::new(Shared { device, window, running: Mutex::new(vec![None; queues]) }) }
+        Self {
+            shared: Arc::new(Shared {
+                device,
+                window,
+                has_memory: AtomicBool::new(false),
+                running: Mutex::new(vec![None; queues]),
+            }),
+        }
     }
 
     /// The event number under which the device's own descriptor is registered with the worker. The numbers up to the
@@ -76,6 +86,18 @@ impl Connection {
             self.stop(queue);
         }
         self.shared.device.set_memory(GuestRam::empty());
+    }
+
+    /// What a user should change when the front end made a request that failed.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        if self.shared.has_memory.load(Ordering::Relaxed) {
+            "a ring may lie outside the guest memory that was announced; does the IOVA window (--window) lie inside the \
+             guest's RAM below 4 GiB, and is all RAM shared (share=on)?"
+        } else {
+            "the VMM announced no guest memory; start it with shared memory (QEMU: -object \
+             memory-backend-memfd,id=mem,size=SIZE,share=on -M memory-backend=mem; cloud-hypervisor: --memory shared=on)"
+        }
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Vec<Option<Vring>>> {
@@ -177,6 +199,7 @@ impl VhostUserBackend for Connection {
         if let Some(complaint) = self.shared.window.as_ref().and_then(|window| window.complaint(&ram)) {
             error!("{}: {complaint}", self.shared.device.identity().name);
         }
+        self.shared.has_memory.store(ram.total() > 0, Ordering::Relaxed);
         self.shared.device.set_memory(ram);
         Ok(())
     }

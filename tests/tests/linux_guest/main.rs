@@ -5,6 +5,7 @@
 
 mod rig;
 
+mod misconfigured_vmm;
 mod modes_of_the_iommu;
 mod pause_and_reboot;
 mod posix_through_both_shares;

@@ -19,7 +19,7 @@ pub(crate) const DIRECT: &str = "direct";
 /// Guest RAM in MiB; the IOVA window lies inside it.
 const MEMORY_MIB: u64 = 512;
 /// A bound, not an expectation.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 static ONE_GUEST: Mutex<()> = Mutex::new(());
 
@@ -35,6 +35,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// `None` where the guest's parts cannot be had.
     pub(crate) fn new() -> Option<Self> {
+        Self::with_window(TableSize::MiB256)
+    }
+
+    /// The same, with another IOVA window.
+    pub(crate) fn with_window(window: TableSize) -> Option<Self> {
         let turn = ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = bundle_for_tests()?;
         let root = tempfile::tempdir().unwrap();
@@ -51,7 +56,7 @@ impl Rig {
         let iommu = IommuConfig {
             socket: root.path().join("iommu"),
             at: "00:05.0".parse().unwrap(),
-            window: TableSize::MiB256,
+            window,
             boot_bypass: false,
         };
         let config = ServeConfig {
@@ -65,6 +70,14 @@ impl Rig {
     /// A guest with both shares attached; not started.
     pub(crate) fn guest(&self) -> MachineBuilder {
         let attachment = attachment::qemu(&self.config, MEMORY_MIB).unwrap();
+        Machine::builder(&self.bundle).attachment(attachment).patience(PATIENCE)
+    }
+
+    /// The same, but told of a window that fits: what a user gets who does not ask `calgaryd attach`.
+    pub(crate) fn unchecked_guest(&self) -> MachineBuilder {
+        let mut config = self.config.clone();
+        config.iommu.as_mut().unwrap().window = TableSize::MiB32;
+        let attachment = attachment::qemu(&config, MEMORY_MIB).unwrap();
         Machine::builder(&self.bundle).attachment(attachment).patience(PATIENCE)
     }
 

@@ -312,14 +312,14 @@ fn random_iommu_requests_never_reach_memory() {
     for _ in 0..3000 {
         let mut bytes = vec![0; usize::try_from(random(&mut state) % 80).unwrap()];
         for byte in &mut bytes {
-            *byte = if random(&mut state) % 3 == 0 { random(&mut state).to_le_bytes()[0] } else { 0 };
+            *byte = if random(&mut state).is_multiple_of(3) { random(&mut state).to_le_bytes()[0] } else { 0 };
         }
         if let Some(kind) = bytes.first_mut() {
             *kind %= 7;
         }
         let writable = u32::try_from(random(&mut state) % 8 * 150).unwrap();
         let mut request = RawExchange::new(&bytes, writable);
-        request.indirect = random(&mut state) % 2 == 0;
+        request.indirect = random(&mut state).is_multiple_of(2);
         let reply = iommu.with_requests(|queue| request.run(queue, &guest.memory, &Direct)).unwrap();
         assert!(reply.used_bytes <= writable);
     }

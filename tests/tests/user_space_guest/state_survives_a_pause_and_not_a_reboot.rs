@@ -57,7 +57,7 @@ fn a_pause_after_exactly_65536_requests_is_no_reboot() {
     let mut next = iommu.with_requests(|queue| queue.ring().next_avail());
     while next != 0 {
         let count = usize::from(0_u16.wrapping_sub(next)).min(32);
-        iommu.batch(&vec![idle.clone(); count]).unwrap();
+        iommu.batch(&vec![idle; count]).unwrap();
         next = iommu.with_requests(|queue| queue.ring().next_avail());
     }
     let paused = guest.pause().unwrap();
