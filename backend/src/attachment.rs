@@ -43,6 +43,7 @@ pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoS
 mod tests {
     use super::*;
     use crate::config::parse_share;
+    use crate::device::PollPolicy;
 
     #[test]
     fn shares_without_an_address_get_free_slots() {
@@ -52,7 +53,7 @@ mod tests {
             share("tag=b,path=/,socket=/b,endpoint=00:06.0,iommu=off"),
             share("tag=c,path=/,socket=/c"),
         ];
-        let attachment = qemu(&ServeConfig { iommu: None, shares }, 512).unwrap();
+        let attachment = qemu(&ServeConfig { iommu: None, shares, poll: PollPolicy::default() }, 512).unwrap();
         let slots: Vec<u8> = attachment.shares.iter().map(|share| share.at.device()).collect();
         assert_eq!(slots, [7, 6, 8]);
         assert!(attachment.args().is_ok());

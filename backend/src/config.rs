@@ -8,6 +8,8 @@ use frontend_spec::ninep::MountTag;
 use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
 
+use crate::device::PollPolicy;
+
 /// Everything `serve` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
@@ -15,6 +17,8 @@ pub struct ServeConfig {
     pub iommu: Option<IommuConfig>,
     /// The shares.
     pub shares: Vec<ShareConfig>,
+    /// When the devices' threads look for work instead of sleeping.
+    pub poll: PollPolicy,
 }
 
 /// The virtio-iommu device.
@@ -221,7 +225,11 @@ mod tests {
             window: parse_window("256M").unwrap(),
             boot_bypass: false,
         };
-        ServeConfig { iommu: Some(iommu), shares: shares.iter().map(|text| share(text)).collect() }
+        ServeConfig {
+            iommu: Some(iommu),
+            shares: shares.iter().map(|text| share(text)).collect(),
+            poll: PollPolicy::default(),
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use log::{info, warn};
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 
 use crate::config::{ConfigError, ServeConfig, ShareConfig};
+use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
 use crate::supervisor::{Port, StopHandle, Supervisor};
@@ -78,13 +79,13 @@ impl Daemon {
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
             let core = Arc::new(Iommu::new(wanted.window, wanted.boot_bypass)?);
-            let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone()));
+            let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone(), config.poll));
             ports.push(Port::new(device, BoundSocket::bind(&wanted.socket)?, None)?);
             iommu = Some(core);
         }
         let mut shares = Vec::new();
         for wanted in &config.shares {
-            let device = Arc::new(build_share(wanted, iommu.as_ref(), max_fids)?);
+            let device = Arc::new(build_share(wanted, iommu.as_ref(), max_fids, config.poll)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
             ports.push(Port::new(device.clone(), BoundSocket::bind(&wanted.socket)?, window)?);
             shares.push((wanted.tag.clone(), device));
@@ -136,7 +137,12 @@ impl Drop for Daemon {
     }
 }
 
-fn build_share(wanted: &ShareConfig, iommu: Option<&Arc<Iommu>>, max_fids: usize) -> Result<ShareDevice, StartError> {
+fn build_share(
+    wanted: &ShareConfig,
+    iommu: Option<&Arc<Iommu>>,
+    max_fids: usize,
+    poll: PollPolicy,
+) -> Result<ShareDevice, StartError> {
     let root = Passthrough::new(&wanted.path, PassthroughOptions::default())
         .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })?;
     let mut options = Options::default();
@@ -152,7 +158,7 @@ fn build_share(wanted: &ShareConfig, iommu: Option<&Arc<Iommu>>, max_fids: usize
         },
         _ => Attachment::Direct,
     };
-    Ok(ShareDevice::new(&wanted.tag, server, MAX_MESSAGE, attachment))
+    Ok(ShareDevice::new(&wanted.tag, server, MAX_MESSAGE, attachment, poll))
 }
 
 /// Where the rings of a share behind `iommu` can lie.

@@ -108,6 +108,15 @@ impl Window<'_> {
         }
     }
 
+    /// Host address of `[address, address + len)` if that is one piece of RAM and translation has no say in it.
+    #[must_use]
+    pub fn contiguous(&self, address: u64, len: u64) -> Option<*mut u8> {
+        match self.ram.resolve(address, len)? {
+            (host, run) if run == len && self.table.is_none() => Some(host),
+            _ => None,
+        }
+    }
+
     /// Host address of a whole word of `len` bytes. Words are aligned, so they lie on one page.
     #[inline]
     fn resolve_word(&self, address: u64, len: u64, access: Access) -> Result<*mut u8, DmaFault> {

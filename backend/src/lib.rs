@@ -12,10 +12,11 @@
 //!
 //! ```no_run
 //! use calgaryd::config::{ServeConfig, parse_share};
+//! use calgaryd::device::PollPolicy;
 //! use calgaryd::daemon::{Daemon, Signals};
 //!
 //! let share = parse_share("tag=home,path=/srv/home,socket=/run/home.sock")?;
-//! let daemon = Daemon::start(&ServeConfig { iommu: None, shares: vec![share] }, Signals::Leave)?;
+//! let daemon = Daemon::start(&ServeConfig { iommu: None, shares: vec![share], poll: PollPolicy::Auto }, Signals::Leave)?;
 //! daemon.stop();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

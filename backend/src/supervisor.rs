@@ -122,9 +122,10 @@ impl Port {
         let (done_sender, done) = mpsc::channel();
         let thread = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
             log_end(&name, daemon.wait(), &connection);
-            // Joins the worker, so that nothing serves a queue when the device lets go of guest memory.
-            drop(daemon);
             connection.close();
+            // Joins the worker: after it nothing serves a queue, and the device can let go of guest memory.
+            drop(daemon);
+            connection.forget_memory();
             let _ = ended.write(1);
             let _ = done_sender.send(());
         })?;

@@ -9,6 +9,7 @@ use log::info;
 use super::Failure;
 use crate::config::{IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
+use crate::device::PollPolicy;
 use crate::supervisor::block_signals;
 
 /// Serve devices on vhost-user sockets until SIGTERM or SIGINT.
@@ -41,6 +42,12 @@ pub(super) struct DeviceArgs {
     #[arg(long)]
     pub(super) boot_bypass: bool,
 
+    /// When the devices' threads look for work themselves, so that a request costs no exit and no wake-up: auto (for up
+    /// to 100 us while that finds work, never on one processor), off, always, or a time after the last request (50us,
+    /// 2ms).
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(super) poll: PollPolicy,
+
     /// Serve a folder. May repeat. Keys: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
     /// endpoint (the device's PCI address; required behind the IOMMU), iommu=on|off (on if an endpoint is given),
     /// readonly. A comma within a value is doubled.
@@ -61,7 +68,7 @@ impl DeviceArgs {
             window: self.window,
             boot_bypass: self.boot_bypass,
         });
-        ServeConfig { iommu, shares: self.shares.clone() }
+        ServeConfig { iommu, shares: self.shares.clone(), poll: self.poll }
     }
 }
 

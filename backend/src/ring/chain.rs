@@ -6,6 +6,7 @@ use frontend_spec::virtio::{Descriptor, descriptor_flag};
 
 use crate::dma::{DmaFault, Window};
 use crate::ring::RingLayout;
+use crate::ring::host::HostRing;
 
 /// Most descriptors of one chain that the device follows: the most that Linux puts into one request is 128 + 2; a chain
 /// may not be longer than the ring, and an indirect table not longer than this.
@@ -62,10 +63,16 @@ impl Chain {
     ///
     /// # Errors
     /// See [`ChainError`]; the buffers are unspecified then.
-    pub fn load(&mut self, window: &Window<'_>, layout: &RingLayout, head: u16) -> Result<(), ChainError> {
+    pub(super) fn load(
+        &mut self,
+        window: &Window<'_>,
+        layout: &RingLayout,
+        host: Option<&HostRing>,
+        head: u16,
+    ) -> Result<(), ChainError> {
         self.readable.clear();
         self.writable.clear();
-        let mut table = Table { address: layout.descriptors, entries: u32::from(layout.size), indirect: false };
+        let mut table = Table { address: layout.descriptors, entries: u32::from(layout.size), indirect: false, host };
         let mut index = head;
         let mut budget = u32::from(layout.size);
         loop {
@@ -145,13 +152,15 @@ impl Chain {
 }
 
 /// A descriptor table: the ring's own or an indirect one.
-struct Table {
+struct Table<'a> {
     address: u64,
     entries: u32,
     indirect: bool,
+    /// The ring's own table, where it can be reached by pointer.
+    host: Option<&'a HostRing>,
 }
 
-impl Table {
+impl Table<'_> {
     fn indirect(descriptor: &Descriptor) -> Result<Self, ChainError> {
         let bytes = u64::from(descriptor.len.get());
         if bytes == 0 || !bytes.is_multiple_of(DESCRIPTOR_BYTES) {
@@ -162,10 +171,13 @@ impl Table {
             return Err(ChainError::TooLong);
         }
         let entries = u32::try_from(entries).map_err(|_| ChainError::TooLong)?;
-        Ok(Self { address: descriptor.addr.get(), entries, indirect: true })
+        Ok(Self { address: descriptor.addr.get(), entries, indirect: true, host: None })
     }
 
     fn read(&self, window: &Window<'_>, index: u16) -> Result<Descriptor, ChainError> {
+        if let Some(host) = self.host {
+            return host.descriptor(index).ok_or(ChainError::Index(index));
+        }
         if u32::from(index) >= self.entries {
             return Err(ChainError::Index(index));
         }

@@ -5,6 +5,7 @@
 //! [`Window`] and because a malformed chain must be told from a short one.
 
 mod chain;
+mod host;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ pub use chain::{Buffer, Chain, ChainError};
 
 use frontend_spec::virtio::{AVAIL_NO_INTERRUPT, USED_NO_NOTIFY};
 
+use self::host::HostRing;
 use crate::dma::{DmaFault, Window};
 
 /// Offset of the ring of heads in the available ring, and of elements in the used ring.
@@ -74,6 +76,8 @@ impl From<DmaFault> for RingError {
 #[derive(Debug)]
 pub struct Ring {
     layout: RingLayout,
+    /// The ring's memory, where it can be reached by pointer.
+    host: Option<HostRing>,
     next_avail: u16,
     next_used: u16,
     /// `next_used` when the driver was last considered for an interrupt.
@@ -87,7 +91,19 @@ impl Ring {
     /// it lets a ring be stopped.
     #[must_use]
     pub fn new(layout: RingLayout, base: u16) -> Self {
-        Self { layout, next_avail: base, next_used: base, signalled: base }
+        Self { layout, host: None, next_avail: base, next_used: base, signalled: base }
+    }
+
+    /// Resolves the ring's memory once, so that its words are reached by pointer. Without effect behind an IOMMU.
+    pub fn resolve_host(&mut self, window: &Window<'_>) {
+        if self.host.is_none() {
+            self.host = HostRing::resolve(window, &self.layout);
+        }
+    }
+
+    /// Forgets what [`Ring::resolve_host`] found. Call it before guest memory is replaced.
+    pub fn forget_host(&mut self) {
+        self.host = None;
     }
 
     /// Where the ring lies.
@@ -108,7 +124,10 @@ impl Ring {
     /// The ring is not reachable, or the index is impossible.
     #[inline]
     pub fn pending(&self, window: &Window<'_>) -> Result<u16, RingError> {
-        let avail = window.load_u16(self.layout.avail + 2)?;
+        let avail = match &self.host {
+            Some(host) => host.avail_index(),
+            None => window.load_u16(self.layout.avail + 2)?,
+        };
         let pending = avail.wrapping_sub(self.next_avail);
         if pending > self.layout.size {
             return Err(RingError::AvailIndex { avail, next: self.next_avail });
@@ -123,7 +142,10 @@ impl Ring {
     #[inline]
     pub fn take(&mut self, window: &Window<'_>) -> Result<u16, RingError> {
         let slot = u64::from(self.next_avail & (self.layout.size - 1));
-        let head = window.load_u16(self.layout.avail + RING_OFFSET + 2 * slot)?;
+        let head = match &self.host {
+            Some(host) => host.head(self.next_avail),
+            None => window.load_u16(self.layout.avail + RING_OFFSET + 2 * slot)?,
+        };
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(head)
     }
@@ -134,10 +156,14 @@ impl Ring {
     /// The ring is not reachable.
     #[inline]
     pub fn push_used(&mut self, window: &Window<'_>, head: u16, len: u32) -> Result<(), RingError> {
-        let slot = u64::from(self.next_used & (self.layout.size - 1));
-        let element = self.layout.used + RING_OFFSET + 8 * slot;
-        window.store_u32(element, u32::from(head))?;
-        window.store_u32(element + 4, len)?;
+        if let Some(host) = &self.host {
+            host.set_used_element(self.next_used, head, len);
+        } else {
+            let slot = u64::from(self.next_used & (self.layout.size - 1));
+            let element = self.layout.used + RING_OFFSET + 8 * slot;
+            window.store_u32(element, u32::from(head))?;
+            window.store_u32(element + 4, len)?;
+        }
         self.next_used = self.next_used.wrapping_add(1);
         Ok(())
     }
@@ -148,7 +174,11 @@ impl Ring {
     /// The ring is not reachable.
     #[inline]
     pub fn publish(&self, window: &Window<'_>) -> Result<(), RingError> {
-        Ok(window.store_u16(self.layout.used + 2, self.next_used)?)
+        match &self.host {
+            Some(host) => host.set_used_index(self.next_used),
+            None => window.store_u16(self.layout.used + 2, self.next_used)?,
+        }
+        Ok(())
     }
 
     /// Whether the driver wants an interrupt for what was published since the last call (§2.7.7, §2.7.10).
@@ -164,9 +194,16 @@ impl Ring {
         // The used index must be visible before the driver's wish is read, or both sides may go to sleep.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         if !self.layout.event_idx {
-            return Ok(window.load_u16(self.layout.avail)? & AVAIL_NO_INTERRUPT == 0);
+            let flags = match &self.host {
+                Some(host) => host.avail_flags(),
+                None => window.load_u16(self.layout.avail)?,
+            };
+            return Ok(flags & AVAIL_NO_INTERRUPT == 0);
         }
-        let used_event = window.load_u16(self.layout.avail + RING_OFFSET + 2 * u64::from(self.layout.size))?;
+        let used_event = match &self.host {
+            Some(host) => host.used_event(),
+            None => window.load_u16(self.layout.avail + RING_OFFSET + 2 * u64::from(self.layout.size))?,
+        };
         Ok(self.next_used.wrapping_sub(used_event).wrapping_sub(1) < self.next_used.wrapping_sub(old))
     }
 
@@ -177,7 +214,7 @@ impl Ring {
     #[inline]
     pub fn suppress_kicks(&self, window: &Window<'_>) -> Result<(), RingError> {
         if !self.layout.event_idx {
-            window.store_u16(self.layout.used, USED_NO_NOTIFY)?;
+            self.set_used_flags(window, USED_NO_NOTIFY)?;
         }
         Ok(())
     }
@@ -189,13 +226,35 @@ impl Ring {
     #[inline]
     pub fn request_kicks(&self, window: &Window<'_>) -> Result<u16, RingError> {
         if self.layout.event_idx {
-            let avail_event = self.layout.used + RING_OFFSET + 8 * u64::from(self.layout.size);
-            window.store_u16(avail_event, self.next_avail)?;
+            match &self.host {
+                Some(host) => host.set_avail_event(self.next_avail),
+                None => {
+                    let avail_event = self.layout.used + RING_OFFSET + 8 * u64::from(self.layout.size);
+                    window.store_u16(avail_event, self.next_avail)?;
+                }
+            }
         } else {
-            window.store_u16(self.layout.used, 0)?;
+            self.set_used_flags(window, 0)?;
         }
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.pending(window)
+    }
+
+    fn set_used_flags(&self, window: &Window<'_>, flags: u16) -> Result<(), RingError> {
+        match &self.host {
+            Some(host) => host.set_used_flags(flags),
+            None => window.store_u16(self.layout.used, flags)?,
+        }
+        Ok(())
+    }
+
+    /// Follows the chain that starts at `head` into `chain`.
+    ///
+    /// # Errors
+    /// See [`ChainError`].
+    #[inline]
+    pub fn load_chain(&self, window: &Window<'_>, head: u16, chain: &mut Chain) -> Result<(), ChainError> {
+        chain.load(window, &self.layout, self.host.as_ref(), head)
     }
 
     /// Whether a driver has ever received an element here: a ring that a driver has just laid out is all zero.

@@ -50,7 +50,7 @@ impl Bench {
 
     fn load(&mut self, head: u16) -> Result<Chain, ChainError> {
         let mut chain = Chain::default();
-        chain.load(&self.dma.enter(), &Self::layout(false), head).map(|()| chain)
+        Ring::new(Self::layout(false), 0).load_chain(&self.dma.enter(), head, &mut chain).map(|()| chain)
     }
 }
 

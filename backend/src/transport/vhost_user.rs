@@ -46,6 +46,8 @@ pub struct Connection {
 struct Shared {
     device: Arc<dyn Device>,
     window: Option<RingWindow>,
+    /// The connection has ended; no queue starts any more.
+    closed: AtomicBool,
     /// The front end has announced guest memory.
     has_memory: AtomicBool,
     /// The vrings of running queues, so that a stop can write back the index that GET_VRING_BASE reports.
@@ -61,6 +63,7 @@ impl Connection {
             shared: Arc::new(Shared {
                 device,
                 window,
+                closed: AtomicBool::new(false),
                 has_memory: AtomicBool::new(false),
                 running: Mutex::new(vec![None; queues]),
             }),
@@ -80,11 +83,16 @@ impl Connection {
         self.shared.device.wake_fd()
     }
 
-    /// The front end is gone: queues stop, its memory is let go.
+    /// The front end is gone: queues stop and do not start again.
     pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
         for queue in 0..self.shared.device.identity().queue_sizes.len() {
             self.stop(queue);
         }
+    }
+
+    /// Lets go of the front end's memory.
+    pub fn forget_memory(&self) {
         self.shared.device.set_memory(GuestRam::empty());
     }
 
@@ -121,7 +129,7 @@ impl Connection {
         let (layout, base) = {
             let state = vring.get_ref();
             let ring = state.get_queue();
-            if !ring.ready() || !state.is_enabled() {
+            if !ring.ready() || !state.is_enabled() || self.shared.closed.load(Ordering::Relaxed) {
                 return false;
             }
             let layout = RingLayout {

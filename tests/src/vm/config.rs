@@ -365,7 +365,7 @@ x";
     #[test]
     fn options_change_the_command_line() {
         let line = line(&builder().accel(Accel::Kvm).memory_mib(1024).cpus(2).allow_reboot().kernel_arg("loglevel=7"));
-        for part in ["-accel\nkvm\n-cpu\nhost\n", "size=1024M", "-smp\n2\n", "tsc=reliable loglevel=7\n"] {
+        for part in ["-accel\nkvm\n-cpu\nhost\n", "size=1024M", "-smp\n2\n", "tsc=reliable loglevel=7"] {
             assert!(line.contains(part), "{part:?} is missing in {line}");
         }
         assert!(!line.contains("-no-reboot"));

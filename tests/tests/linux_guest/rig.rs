@@ -8,6 +8,7 @@ use calgary_tests::vm::{Bundle, Machine, MachineBuilder, bundle_for_tests};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
+use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
@@ -62,6 +63,7 @@ impl Rig {
         let config = ServeConfig {
             iommu: Some(iommu),
             shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
+            poll: PollPolicy::default(),
         };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Some(Self { daemon, config, bundle, root, _turn: turn })

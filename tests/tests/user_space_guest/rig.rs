@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use calgary_tests::guest::{GuestOptions, IommuOptions, Mapping, Session, ShareOptions};
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
+use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::Iommu;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
@@ -54,6 +55,7 @@ impl Rig {
         let config = ServeConfig {
             iommu: Some(iommu),
             shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
+            poll: PollPolicy::default(),
         };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Self { daemon, config, root }

@@ -17,6 +17,7 @@ use self::report::Report;
 use super::Failure;
 use crate::config::{IommuConfig, ServeConfig, ShareConfig};
 use crate::daemon::{Daemon, Signals};
+use crate::device::PollPolicy;
 
 /// Boot Linux with one folder shared twice, behind the IOMMU and outside it, verify what it reads and writes, and report
 /// what isolation costs.
@@ -84,7 +85,7 @@ impl Stage {
         };
         let iommu = IommuConfig { socket: folder.socket("iommu"), at: iommu_at, window: WINDOW, boot_bypass: false };
         let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];
-        let config = ServeConfig { iommu: Some(iommu), shares };
+        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).map_err(|cause| Failure::Runtime(cause.to_string()))?;
         Ok(Self { folder, daemon, config, size_mib })
     }

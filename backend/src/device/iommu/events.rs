@@ -51,7 +51,7 @@ impl IommuDevice {
             }
             let head = queue.ring.take(&window)?;
             let event = record.event();
-            let usable = chain.load(&window, &queue.ring.layout(), head).is_ok()
+            let usable = queue.ring.load_chain(&window, head, chain).is_ok()
                 && chain.writable_len() >= FaultEvent::SIZE as u64
                 && chain.copy_out(&window, event.as_bytes()).is_ok();
             if usable {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -26,6 +26,8 @@ pub struct FaultRecord {
 pub struct FaultLog {
     pending: Mutex<VecDeque<FaultRecord>>,
     wake: EventFd,
+    /// Length of `pending`.
+    waiting: AtomicUsize,
     recorded: AtomicU64,
     dropped: AtomicU64,
 }
@@ -35,6 +37,7 @@ impl FaultLog {
         Ok(Self {
             pending: Mutex::new(VecDeque::with_capacity(CAPACITY)),
             wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            waiting: AtomicUsize::new(0),
             recorded: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         })
@@ -50,6 +53,7 @@ impl FaultLog {
                 return;
             }
             pending.push_back(record);
+            self.waiting.store(pending.len(), Ordering::Relaxed);
         }
         // A full counter would mean that a wake is pending already.
         let _ = self.wake.write(1);
@@ -67,16 +71,24 @@ impl FaultLog {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a fault that no event has told of. Cheap: one load.
+    pub(super) fn is_pending(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
     pub(super) fn next(&self) -> Option<FaultRecord> {
         self.pending().front().copied()
     }
 
     pub(super) fn pop(&self) {
-        self.pending().pop_front();
+        let mut pending = self.pending();
+        pending.pop_front();
+        self.waiting.store(pending.len(), Ordering::Relaxed);
     }
 
     pub(super) fn clear(&self) {
         self.pending().clear();
+        self.waiting.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn consume_wake(&self) {

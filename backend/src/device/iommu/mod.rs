@@ -20,8 +20,8 @@ pub use faults::{FaultLog, FaultRecord};
 pub use stats::{IommuStats, IommuStatsSnapshot};
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::{error, info};
 use zerocopy::IntoBytes;
@@ -30,8 +30,9 @@ use frontend_spec::iommu::{Config, EVENT_QUEUE, REQUEST_QUEUE, feature as iommu_
 use frontend_spec::virtio::{DEVICE_ID_IOMMU, feature};
 
 use self::requests::Batch;
-use super::Queue;
+use super::poll::Poller;
 use super::throttle::Throttle;
+use super::{PollPolicy, Queue, Shared};
 use crate::dma::Dma;
 use crate::memory::GuestRam;
 use crate::ring::{Ring, RingError, RingLayout};
@@ -59,7 +60,7 @@ pub struct IommuDevice {
     identity: Identity,
     iommu: Arc<Iommu>,
     acked: AtomicU64,
-    worker: Mutex<Worker>,
+    shared: Shared<Worker>,
     throttle: Throttle,
 }
 
@@ -68,25 +69,28 @@ struct Worker {
     dma: Dma,
     queues: [Option<Queue>; 2],
     batch: Batch,
+    poller: Poller,
     /// Requests taken from the request queue since a driver started it.
     taken: u64,
 }
 
 impl IommuDevice {
-    /// A device in front of `iommu`.
+    /// A device in front of `iommu`, whose thread polls as `poll` says.
     #[must_use]
-    pub fn new(iommu: Arc<Iommu>) -> Self {
+    pub fn new(iommu: Arc<Iommu>, poll: PollPolicy) -> Self {
         let identity = Identity {
             name: "iommu".to_owned(),
             virtio_id: u32::from(DEVICE_ID_IOMMU),
             queue_sizes: vec![MAX_QUEUE_SIZE; 2],
         };
-        let worker = Worker { dma: Dma::direct(), queues: [None, None], batch: Batch::default(), taken: 0 };
-        Self { identity, iommu, acked: AtomicU64::new(0), worker: Mutex::new(worker), throttle: Throttle::default() }
-    }
-
-    fn worker(&self) -> MutexGuard<'_, Worker> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+        let worker = Worker {
+            dma: Dma::direct(),
+            queues: [None, None],
+            batch: Batch::default(),
+            poller: Poller::new(poll),
+            taken: 0,
+        };
+        Self { identity, iommu, acked: AtomicU64::new(0), shared: Shared::new(worker), throttle: Throttle::default() }
     }
 
     /// Whether the driver accepted `bit`.
@@ -145,11 +149,15 @@ impl Device for IommuDevice {
     }
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        self.worker().dma.set_memory(ram);
+        let worker = &mut *self.shared.control();
+        for queue in worker.queues.iter_mut().flatten() {
+            queue.ring.forget_host();
+        }
+        worker.dma.set_memory(ram);
     }
 
     fn activate(&self, queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
-        let mut worker = self.worker();
+        let mut worker = self.shared.control();
         let ring = Ring::new(layout, base);
         if queue == REQUEST_QUEUE && base == 0 {
             // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
@@ -163,18 +171,22 @@ impl Device for IommuDevice {
     }
 
     fn is_active(&self, queue: usize) -> bool {
-        self.worker().queues[queue].is_some()
+        self.shared.control().queues[queue].is_some()
     }
 
     fn stop(&self, queue: usize) -> Option<u16> {
-        self.worker().queues[queue].take().map(|stopped| stopped.ring.next_avail())
+        self.shared.control().queues[queue].take().map(|stopped| stopped.ring.next_avail())
     }
 
     fn service(&self, queue: usize) {
-        let worker = &mut *self.worker();
         match queue {
-            REQUEST_QUEUE => self.serve_requests(worker),
-            EVENT_QUEUE => self.deliver_events(worker),
+            REQUEST_QUEUE => {
+                self.iommu.stats().note_kick();
+                self.shared.serve().poller.woken();
+                self.shared.serve_while(|worker| self.serve_requests(worker));
+                self.shared.serve().poller.sleeping();
+            }
+            EVENT_QUEUE => self.deliver_events(&mut self.shared.serve()),
             _ => {}
         }
     }
@@ -185,12 +197,12 @@ impl Device for IommuDevice {
 
     fn wake(&self) {
         self.iommu.faults().consume_wake();
-        let worker = &mut *self.worker();
+        let worker = &mut *self.shared.serve();
         self.deliver_events(worker);
     }
 
     fn reset(&self) {
-        self.worker().taken = 0;
+        self.shared.control().taken = 0;
         self.iommu.reset();
     }
 }

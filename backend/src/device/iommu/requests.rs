@@ -11,9 +11,10 @@ use iommu_calgary::{
 use zerocopy::IntoBytes;
 
 use super::{IommuDevice, LAST_DOMAIN, PROBE_SIZE, ReservedKind, Worker};
-use crate::device::Queue;
+use crate::device::poll::PollEnd;
 use crate::device::throttle::warn_throttled;
-use crate::dma::{Dma, Window};
+use crate::device::{Left, Queue};
+use crate::dma::Window;
 use crate::ring::{Chain, RingError};
 
 /// Longest answer: the properties of a PROBE and its tail.
@@ -61,38 +62,76 @@ impl Batch {
 }
 
 impl IommuDevice {
-    /// Serves the request queue until it is empty.
-    pub(super) fn serve_requests(&self, worker: &mut Worker) {
-        let Worker { dma, queues, batch, taken } = worker;
-        let Some(queue) = queues[REQUEST_QUEUE].as_mut().filter(|queue| !queue.broken) else { return };
-        self.iommu.stats().note_kick();
-        match self.drain(queue, dma, batch) {
-            Ok(0) => {
-                if queue.looks_unshared() {
-                    warn_throttled!(
-                        self.throttle,
-                        "iommu: the guest kicks but its request queue looks empty: if nothing works, guest memory is \
-                         not shared with this daemon; start the VMM with share=on (QEMU: -object \
-                         memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)"
-                    );
+    /// Serves the request queue until it is empty and stays so for as long as the policy polls.
+    pub(super) fn serve_requests(&self, worker: &mut Worker) -> Left {
+        let mut served = 0;
+        let left = match self.serve_and_poll(worker, &mut served) {
+            Ok(left) => left,
+            Err(cause) => {
+                if let Some(queue) = &mut worker.queues[REQUEST_QUEUE] {
+                    self.give_up(queue, "request", cause);
                 }
+                Left::Nothing
             }
-            Ok(served) => *taken += served,
-            Err(cause) => self.give_up(queue, "request", cause),
+        };
+        worker.taken += served;
+        if worker.queues[REQUEST_QUEUE].as_mut().is_some_and(|queue| served == 0 && queue.looks_unshared()) {
+            warn_throttled!(
+                self.throttle,
+                "iommu: the guest kicks but its request queue looks empty: if nothing works, guest memory is not shared \
+                 with this daemon; start the VMM with share=on (QEMU: -object memory-backend-memfd,share=on; \
+                 cloud-hypervisor: --memory shared=on)"
+            );
         }
+        left
     }
 
-    fn drain(&self, queue: &mut Queue, dma: &mut Dma, batch: &mut Batch) -> Result<u64, RingError> {
+    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
+        while worker.queues[REQUEST_QUEUE].as_ref().is_some_and(|queue| !queue.broken) {
+            *served += self.drain(worker)?;
+            // Nobody else looks at the event queue while this thread polls.
+            if self.iommu.faults().is_pending() {
+                self.deliver_events(worker);
+            }
+            if self.poll(worker) == PollEnd::Found {
+                continue;
+            }
+            let Worker { dma, queues, .. } = worker;
+            let Some(queue) = &mut queues[REQUEST_QUEUE] else { break };
+            if queue.ring.request_kicks(&dma.enter())? == 0 {
+                break;
+            }
+            if self.shared.is_wanted() {
+                return Ok(Left::Some);
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// Looks for requests, and for room to tell of faults, without being kicked.
+    fn poll(&self, worker: &mut Worker) -> PollEnd {
+        let Worker { dma, queues, poller, .. } = worker;
+        let [Some(requests), events] = &*queues else { return PollEnd::Idle };
+        let window = dma.enter();
+        let look = || {
+            let room = || events.as_ref().is_some_and(|events| matches!(events.ring.pending(&window), Ok(1..)));
+            requests.ring.pending(&window) != Ok(0) || self.iommu.faults().is_pending() && room()
+        };
+        poller.poll(look, || self.shared.is_wanted())
+    }
+
+    /// Serves what is in the request queue; returns how many requests that was.
+    fn drain(&self, worker: &mut Worker) -> Result<u64, RingError> {
+        let Worker { dma, queues, batch, .. } = worker;
+        let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(0) };
+        let window = dma.enter();
+        queue.ring.resolve_host(&window);
+        queue.ring.suppress_kicks(&window)?;
         let mut served = 0;
         loop {
-            let window = dma.enter();
-            queue.ring.suppress_kicks(&window)?;
-            let mut pending = queue.ring.pending(&window)?;
-            if pending == 0 {
-                pending = queue.ring.request_kicks(&window)?;
-                if pending == 0 {
-                    return Ok(served);
-                }
+            let pending = queue.ring.pending(&window)?;
+            if pending == 0 || self.shared.is_wanted() && served > 0 {
+                return Ok(served);
             }
             served += u64::from(pending);
             self.apply(queue, &window, batch, pending)?;
@@ -110,11 +149,10 @@ impl IommuDevice {
         batch.used = 0;
         for _ in 0..pending {
             let head = queue.ring.take(window)?;
-            let layout = queue.ring.layout();
             let entry = batch.next();
             entry.head = head;
             entry.removes = false;
-            entry.answer = match entry.chain.load(window, &layout, head) {
+            entry.answer = match queue.ring.load_chain(window, head, &mut entry.chain) {
                 Ok(()) => self.execute(&mut calgary, window, &entry.chain, &mut entry.removes),
                 Err(cause) => {
                     warn_throttled!(self.throttle, "iommu: malformed request: {cause}");

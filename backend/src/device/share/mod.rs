@@ -8,8 +8,8 @@ mod stats;
 
 pub use stats::{ShareStats, ShareStatsSnapshot};
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iommu_calgary::{Access, Phb};
 use log::{error, info};
@@ -18,9 +18,10 @@ use virtio_9p::{Outcome, Passthrough, Readable, Segment, Server, Writable};
 use frontend_spec::ninep::{MountTag, feature as ninep_feature};
 use frontend_spec::virtio::{DEVICE_ID_9P, feature};
 
-use super::Queue;
 use super::iommu::{FaultRecord, Iommu};
+use super::poll::{PollEnd, Poller};
 use super::throttle::{Throttle, warn_throttled};
+use super::{Left, PollPolicy, Queue, Shared};
 use crate::dma::{Dma, DmaFault};
 use crate::memory::GuestRam;
 use crate::ring::{Buffer, Chain, ChainError, Ring, RingError, RingLayout};
@@ -46,7 +47,7 @@ pub struct ShareDevice {
     server: Server<Passthrough>,
     max_message: u64,
     translated: Option<Translated>,
-    worker: Mutex<Worker>,
+    shared: Shared<Worker>,
     stats: ShareStats,
     throttle: Throttle,
 }
@@ -57,6 +58,7 @@ struct Worker {
     chain: Chain,
     readable: Vec<Segment>,
     writable: Vec<Segment>,
+    poller: Poller,
     taken: u64,
 }
 
@@ -76,9 +78,16 @@ pub enum Attachment {
 }
 
 impl ShareDevice {
-    /// A device that shows `server` under `tag`; messages are at most `max_message` bytes.
+    /// A device that shows `server` under `tag`; messages are at most `max_message` bytes, and its thread polls as `poll`
+    /// says.
     #[must_use]
-    pub fn new(tag: &MountTag, server: Server<Passthrough>, max_message: u32, attachment: Attachment) -> Self {
+    pub fn new(
+        tag: &MountTag,
+        server: Server<Passthrough>,
+        max_message: u32,
+        attachment: Attachment,
+        poll: PollPolicy,
+    ) -> Self {
         let identity = Identity {
             name: format!("share {tag}"),
             virtio_id: u32::from(DEVICE_ID_9P),
@@ -96,6 +105,7 @@ impl ShareDevice {
             chain: Chain::default(),
             readable: Vec::with_capacity(MAX_SEGMENTS),
             writable: Vec::with_capacity(MAX_SEGMENTS),
+            poller: Poller::new(poll),
             taken: 0,
         };
         Self {
@@ -104,7 +114,7 @@ impl ShareDevice {
             server,
             max_message: u64::from(max_message),
             translated,
-            worker: Mutex::new(worker),
+            shared: Shared::new(worker),
             stats: ShareStats::default(),
             throttle: Throttle::default(),
         }
@@ -120,10 +130,6 @@ impl ShareDevice {
     #[must_use]
     pub fn is_translated(&self) -> bool {
         self.translated.is_some()
-    }
-
-    fn worker(&self) -> MutexGuard<'_, Worker> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the guest and the log of a refused access.
@@ -142,22 +148,81 @@ impl ShareDevice {
         }
     }
 
-    /// Serves until the queue is empty; returns how many requests there were.
-    fn drain(&self, worker: &mut Worker) -> Result<u64, RingError> {
-        let Worker { dma, queue: Some(queue), chain, readable, writable, .. } = worker else { return Ok(0) };
+    /// Serves the queue until it is empty and stays so for as long as the policy polls.
+    fn serve(&self, worker: &mut Worker) -> Left {
         let mut served = 0;
-        queue.ring.suppress_kicks(&dma.enter())?;
+        let outcome = self.serve_and_poll(worker, &mut served);
+        worker.taken += served;
+        let Some(queue) = &mut worker.queue else { return Left::Nothing };
+        match outcome {
+            Ok(left) => {
+                if served == 0 && queue.looks_unshared() {
+                    warn_throttled!(
+                        self.throttle,
+                        "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this daemon; \
+                         start the VMM with share=on",
+                        self.identity.name
+                    );
+                }
+                return left;
+            }
+            // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
+            Err(RingError::Fault(fault)) => self.report(fault),
+            Err(cause @ RingError::AvailIndex { .. }) => {
+                queue.broken = true;
+                error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
+            }
+        }
+        Left::Nothing
+    }
+
+    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
+        while worker.queue.as_ref().is_some_and(|queue| !queue.broken) {
+            self.drain(worker, served)?;
+            if self.poll(worker) == PollEnd::Found {
+                continue;
+            }
+            let Worker { dma, queue: Some(queue), .. } = worker else { break };
+            if queue.ring.request_kicks(&dma.enter())? == 0 {
+                break;
+            }
+            if self.shared.is_wanted() {
+                return Ok(Left::Some);
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// Looks for requests without being kicked. Each look is a window of its own, or an UNMAP would wait for the next
+    /// request.
+    fn poll(&self, worker: &mut Worker) -> PollEnd {
+        let Worker { dma, queue: Some(queue), poller, .. } = worker else { return PollEnd::Idle };
+        poller.poll(|| queue.ring.pending(&dma.enter()) != Ok(0), || self.shared.is_wanted())
+    }
+
+    /// Serves what is in the queue; counts it in `served`.
+    fn drain(&self, worker: &mut Worker, served: &mut u64) -> Result<(), RingError> {
+        let Worker { dma, queue: Some(queue), chain, readable, writable, .. } = worker else { return Ok(()) };
+        {
+            let window = dma.enter();
+            queue.ring.resolve_host(&window);
+            queue.ring.suppress_kicks(&window)?;
+        }
+        let before = *served;
         loop {
+            if self.shared.is_wanted() && *served > before {
+                return Ok(());
+            }
             let (head, loaded) = {
                 let window = dma.enter();
-                if queue.ring.pending(&window)? == 0 && queue.ring.request_kicks(&window)? == 0 {
-                    return Ok(served);
+                if queue.ring.pending(&window)? == 0 {
+                    return Ok(());
                 }
                 let head = queue.ring.take(&window)?;
-                let loaded = self.load(&window, &queue.ring.layout(), head, chain, readable, writable);
+                let loaded = self.load(&window, &queue.ring, head, chain, readable, writable);
                 (head, loaded)
             };
-            served += 1;
+            *served += 1;
             let used = match loaded {
                 Ok(()) => match self.server.handle(&Readable::new(readable), &Writable::new(writable)) {
                     Outcome::Reply(len) => u32::try_from(len).unwrap_or(0),
@@ -192,13 +257,13 @@ impl ShareDevice {
     fn load(
         &self,
         window: &crate::dma::Window<'_>,
-        layout: &RingLayout,
+        ring: &Ring,
         head: u16,
         chain: &mut Chain,
         readable: &mut Vec<Segment>,
         writable: &mut Vec<Segment>,
     ) -> Result<(), ChainError> {
-        chain.load(window, layout, head)?;
+        ring.load_chain(window, head, chain)?;
         let limit = self.max_message + SLACK;
         pin(window, &chain.readable, limit, Access::Read, readable)?;
         pin(window, &chain.writable, limit, Access::Write, writable)?;
@@ -247,11 +312,15 @@ impl Device for ShareDevice {
     fn write_config(&self, _offset: u32, _bytes: &[u8]) {}
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        self.worker().dma.set_memory(ram);
+        let worker = &mut *self.shared.control();
+        if let Some(queue) = &mut worker.queue {
+            queue.ring.forget_host();
+        }
+        worker.dma.set_memory(ram);
     }
 
     fn activate(&self, _queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
-        let mut worker = self.worker();
+        let mut worker = self.shared.control();
         let ring = Ring::new(layout, base);
         if base == 0 {
             // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
@@ -266,44 +335,22 @@ impl Device for ShareDevice {
     }
 
     fn is_active(&self, _queue: usize) -> bool {
-        self.worker().queue.is_some()
+        self.shared.control().queue.is_some()
     }
 
     fn stop(&self, _queue: usize) -> Option<u16> {
-        self.worker().queue.take().map(|stopped| stopped.ring.next_avail())
+        self.shared.control().queue.take().map(|stopped| stopped.ring.next_avail())
     }
 
     fn service(&self, _queue: usize) {
-        let worker = &mut *self.worker();
-        if worker.queue.as_ref().is_none_or(|queue| queue.broken) {
-            return;
-        }
         self.stats.kicks.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.drain(worker);
-        let Some(queue) = &mut worker.queue else { return };
-        match outcome {
-            Ok(0) => {
-                if queue.looks_unshared() {
-                    warn_throttled!(
-                        self.throttle,
-                        "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this \
-                         daemon; start the VMM with share=on",
-                        self.identity.name
-                    );
-                }
-            }
-            Ok(served) => worker.taken += served,
-            // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
-            Err(RingError::Fault(fault)) => self.report(fault),
-            Err(cause @ RingError::AvailIndex { .. }) => {
-                queue.broken = true;
-                error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
-            }
-        }
+        self.shared.serve().poller.woken();
+        self.shared.serve_while(|worker| self.serve(worker));
+        self.shared.serve().poller.sleeping();
     }
 
     fn reset(&self) {
-        self.worker().taken = 0;
+        self.shared.control().taken = 0;
         self.server.reset();
     }
 }
