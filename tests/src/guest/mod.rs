@@ -5,7 +5,7 @@
 //!  session    boot, pause, reboot, reconnect a whole guest        demo
 //!  iommu      virtio-iommu driver, IOVA allocator, mapper         ninep   9P2000.L client
 //!  queue      split virtqueue, driver side; hostile requests      dma     how buffers are mapped
-//!  transport  what carries a device: vhost_user, or another
+//!  transport  what carries a device: vhost_user, or qtest for those inside a QEMU
 //!  memory     guest RAM and its pages
 //! ```
 //!
@@ -18,6 +18,7 @@ pub mod dma;
 pub mod iommu;
 pub mod memory;
 pub mod ninep;
+pub mod qtest;
 pub mod queue;
 pub mod session;
 pub mod transport;
@@ -32,6 +33,7 @@ pub use dma::{Direct, Direction, DmaError, DmaMapper, MapperCounts};
 pub use iommu::{DomainMapper, Iommu, IommuOptions, IovaAllocator, IovaOrder, Mapping};
 pub use memory::GuestMemory;
 pub use ninep::{ClientOptions, NinepClient, NinepError, PageBuffer};
+pub use qtest::{QtestBus, QtestDevice};
 pub use queue::{RawExchange, RawReply, SplitQueue, VirtQueue, Waiting};
 pub use session::{GuestOptions, Paused, ROOT_FID, Session, SessionError, Share, ShareOptions};
 pub use transport::{Doorbell, Transport, TransportError};

@@ -17,10 +17,10 @@ const NAME: &str = "bundle";
 const STAMP: &str = "format";
 
 /// Raised when the set of packages or their places in the bundle change; an older bundle is then fetched anew.
-const FORMAT: &str = "1\n";
+const FORMAT: &str = "2\n";
 
 /// What is unpacked into the bundle's root, with all dependencies.
-const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "attr"];
+const PACKAGES: [&str; 5] = ["qemu-system-x86", "busybox-static", "attr", "virtiofsd", "diod"];
 
 /// Ends every error that keeps a virtual machine from being had.
 const NO_VM: &str = "; --no-vm does without a virtual machine";

@@ -1,0 +1,111 @@
+//! Samples, and the figures made of them.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One timed stretch of work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// Operations done.
+    pub(crate) operations: u64,
+    /// Time in which they were done.
+    pub(crate) wall: Duration,
+    /// Processor time that the server used meanwhile.
+    pub(crate) cpu: Duration,
+}
+
+/// The median of several samples and how far they lie apart, in nanoseconds per operation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Figure {
+    /// The median.
+    pub(crate) median: f64,
+    /// The least sample.
+    pub(crate) min: f64,
+    /// The greatest sample.
+    pub(crate) max: f64,
+}
+
+/// The samples of one kind of work on one server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Series {
+    samples: Vec<Sample>,
+}
+
+impl Series {
+    /// Adds a sample; one without operations is left out.
+    pub(crate) fn push(&mut self, sample: Sample) {
+        if sample.operations > 0 {
+            self.samples.push(sample);
+        }
+    }
+
+    /// Number of samples.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Wall time per operation.
+    pub(crate) fn wall(&self) -> Figure {
+        self.figure(|sample| sample.wall)
+    }
+
+    /// Server processor time per operation.
+    pub(crate) fn cpu(&self) -> Figure {
+        self.figure(|sample| sample.cpu)
+    }
+
+    fn figure(&self, of: impl Fn(&Sample) -> Duration) -> Figure {
+        let each = self.samples.iter().map(|sample| nanoseconds(of(sample)) / count(sample.operations));
+        let mut each: Vec<f64> = each.collect();
+        each.sort_by(f64::total_cmp);
+        Figure {
+            median: percentile(&each, 0.5),
+            min: each.first().copied().unwrap_or(f64::NAN),
+            max: each.last().copied().unwrap_or(f64::NAN),
+        }
+    }
+}
+
+/// The value below which `part` (0 to 1) of the ascending `values` lie, interpolated; NaN without values.
+pub(crate) fn percentile(values: &[f64], part: f64) -> f64 {
+    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
+    let place = part.clamp(0.0, 1.0) * count(last as u64);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to the number of values")]
+    let below = place.floor() as usize;
+    let above = (below + 1).min(last);
+    values[below] + (values[above] - values[below]) * (place - place.floor())
+}
+
+fn nanoseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
+
+/// Counts here are far below 2^53.
+pub(crate) fn count(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_an_even_number_lies_between() {
+        assert_eq!(percentile(&[1.0, 2.0, 4.0, 8.0], 0.5), 3.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(percentile(&[5.0], 0.99), 5.0);
+        assert!(percentile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn figures_are_per_operation() {
+        let mut series = Series::default();
+        for micros in [30, 10, 20] {
+            let wall = Duration::from_micros(micros);
+            series.push(Sample { operations: 10, wall, cpu: wall / 2 });
+        }
+        assert_eq!(series.wall(), Figure { median: 2000.0, min: 1000.0, max: 3000.0 });
+        assert_eq!(series.cpu().median, 1000.0);
+    }
+}

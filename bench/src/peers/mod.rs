@@ -1,0 +1,11 @@
+//! The servers: this project's daemon and the peers, each a process of its own on the server's processor.
+
+mod child;
+mod daemon;
+mod programs;
+mod qemu;
+
+pub(crate) use child::Server;
+pub(crate) use daemon::{DAEMON_COMMAND, Daemon, DaemonOptions};
+pub(crate) use programs::Programs;
+pub(crate) use qemu::{Qemu, QemuOptions};

@@ -1,0 +1,132 @@
+//! Plain tables for a terminal.
+
+use std::fmt::Write;
+
+use crate::iommu::{IommuPoint, IommuReport};
+use crate::measure::Figure;
+use crate::peers::{Daemon, Qemu};
+
+/// Columns of text, the first aligned left, the others right.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
+    }
+
+    pub(super) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    pub(super) fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let fill = " ".repeat(width - cell.chars().count());
+                let gap = if column > 0 { "  " } else { "" };
+                line += &if column == 0 { format!("{cell}{fill}") } else { format!("{gap}{fill}{cell}") };
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Nanoseconds with three digits that count.
+pub(super) fn time(nanoseconds: f64) -> String {
+    match nanoseconds {
+        t if t.is_nan() => "–".to_owned(),
+        t if t < 9.95 => format!("{t:.1} ns"),
+        t if t < 999.5 => format!("{t:.0} ns"),
+        t if t < 9_995.0 => format!("{:.2} µs", t / 1e3),
+        t if t < 99_950.0 => format!("{:.1} µs", t / 1e3),
+        t if t < 999_500.0 => format!("{:.0} µs", t / 1e3),
+        t => format!("{:.2} ms", t / 1e6),
+    }
+}
+
+/// A median with its spread.
+pub(super) fn figure(figure: Figure) -> String {
+    format!("{} [{}–{}]", time(figure.median), short(figure.min, figure.median), short(figure.max, figure.median))
+}
+
+/// A bound of a spread relative to the median, in percent.
+fn short(bound: f64, median: f64) -> String {
+    if median > 0.0 { format!("{:+.0}%", (bound / median - 1.0) * 100.0) } else { "–".to_owned() }
+}
+
+/// A ratio such as `3.1×`.
+pub(super) fn ratio(ratio: f64) -> String {
+    match ratio {
+        r if !r.is_finite() => "–".to_owned(),
+        r if r < 9.95 => format!("{r:.2}×"),
+        r => format!("{r:.1}×"),
+    }
+}
+
+/// The IOMMU's results.
+pub(crate) fn iommu_table(report: &IommuReport) -> String {
+    let mut text =
+        String::from("MAP and UNMAP of one page per request, per request: kick to last used entry, server CPU\n\n");
+    let mut table = Table::new(&["per kick", "live", "calgaryd", "CPU", "QEMU", "CPU", "QEMU ÷ calgaryd", "CPU"]);
+    let find = |peer: &str, like: &IommuPoint| {
+        let mut points = report.points.iter();
+        points.find(|p| p.peer == peer && p.per_kick == like.per_kick && p.live == like.live).cloned()
+    };
+    for own in report.points.iter().filter(|point| point.peer == Daemon::NAME) {
+        let mut row = vec![own.per_kick.to_string(), own.live.to_string(), figure(own.wall), figure(own.cpu)];
+        if let Some(qemu) = find(Qemu::NAME, own) {
+            row.extend([figure(qemu.wall), figure(qemu.cpu)]);
+            row.extend([ratio(qemu.wall.median / own.wall.median), ratio(qemu.cpu.median / own.cpu.median)]);
+        }
+        table.row(row);
+    }
+    text += &table.render();
+    text.push('\n');
+    for (when, limits) in ["before", "after"].iter().zip(&report.limits) {
+        let _ = writeln!(
+            text,
+            "bare round trip between the two processors, {when}: shared memory {}, eventfd wake {}",
+            figure(limits.shared_memory),
+            figure(limits.eventfd)
+        );
+    }
+    if let (Some(one), Some(last)) =
+        (report.points.iter().find(|p| p.peer == Daemon::NAME && p.per_kick == 1), report.limits.first())
+    {
+        let _ = writeln!(
+            text,
+            "one request per kick ÷ shared memory round trip: {}",
+            ratio(one.wall.median / last.shared_memory.median)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["a", "bb"]);
+        table.row(vec!["ccc".to_owned(), "µ".to_owned()]);
+        assert_eq!(table.render(), "a    bb\nccc   µ\n");
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        let shown = [1.23, 45.6, 999.9, 12_345.0, 123_456.0, 2e6].map(time);
+        assert_eq!(shown, ["1.2 ns", "46 ns", "1.00 µs", "12.3 µs", "123 µs", "2.00 ms"]);
+    }
+}
