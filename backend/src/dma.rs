@@ -12,6 +12,7 @@ use iommu_calgary::{Access, DmaPort, Epoch, Fault, FaultReason, Iova, Phb, PinSe
 use virtio_9p::Segment;
 
 use crate::memory::{GuestRam, host_len};
+use crate::prefetch::prefetch_read;
 
 /// An access that moved no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,16 @@ impl Window<'_> {
                 let run = epoch.translate(Iova(address), len, access)?;
                 self.ram.resolve(run.real.0, run.len).ok_or(not_ram)
             }
+        }
+    }
+
+    /// Starts to fetch the cache line at `address`, if translation has no say in it.
+    #[inline]
+    pub fn prefetch(&self, address: u64) {
+        if self.table.is_none()
+            && let Some((host, _)) = self.ram.resolve(address, 1)
+        {
+            prefetch_read(host);
         }
     }
 

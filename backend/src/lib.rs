@@ -28,6 +28,7 @@ pub mod daemon;
 pub mod device;
 pub mod dma;
 pub mod memory;
+mod prefetch;
 pub mod ring;
 pub mod supervisor;
 pub mod transport;

@@ -52,6 +52,12 @@ impl FromStr for PollPolicy {
     }
 }
 
+/// Processors of the machine: a daemon that is pinned to one of many leaves the guest the others.
+fn online_processors() -> libc::c_long {
+    // SAFETY: `sysconf` takes no pointers.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
+}
+
 /// What ended a stretch of polling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PollEnd {
@@ -73,8 +79,7 @@ pub(super) struct Poller {
 
 impl Poller {
     pub(super) fn new(policy: PollPolicy) -> Self {
-        let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
-        let policy = if policy == PollPolicy::Auto && alone { PollPolicy::Off } else { policy };
+        let policy = if policy == PollPolicy::Auto && online_processors() == 1 { PollPolicy::Off } else { policy };
         Self { policy, span: Duration::ZERO, slept: None }
     }
 

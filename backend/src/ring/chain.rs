@@ -110,6 +110,15 @@ impl Chain {
         }
     }
 
+    /// Starts to fetch the first buffer of each direction.
+    pub fn prefetch_buffers(&self, window: &Window<'_>) {
+        for buffers in [&self.readable, &self.writable] {
+            if let Some(first) = buffers.first() {
+                window.prefetch(first.address);
+            }
+        }
+    }
+
     /// Bytes the device may read.
     #[must_use]
     pub fn readable_len(&self) -> u64 {

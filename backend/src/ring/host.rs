@@ -8,6 +8,7 @@ use frontend_spec::virtio::Descriptor;
 
 use super::RingLayout;
 use crate::dma::Window;
+use crate::prefetch::prefetch_read;
 
 /// Host addresses of the three parts of a ring.
 ///
@@ -91,6 +92,13 @@ impl HostRing {
             // SAFETY: `slot` is below the size, so the element lies inside the part; it is aligned to 4.
             let word = unsafe { AtomicU32::from_ptr(self.used.add(offset).cast()) };
             word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Starts to fetch descriptor `index`.
+    pub(super) fn prefetch_descriptor(&self, index: u16) {
+        if index < self.size {
+            prefetch_read(self.descriptors.wrapping_add(16 * usize::from(index)));
         }
     }
 

@@ -248,6 +248,23 @@ impl Ring {
         Ok(())
     }
 
+    /// Starts to fetch the first descriptor of the chain at `head`.
+    #[inline]
+    pub fn prefetch_head(&self, head: u16) {
+        if let Some(host) = &self.host {
+            host.prefetch_descriptor(head);
+        }
+    }
+
+    /// Starts to fetch what the first descriptor of the chain at `head` points at: a table or a buffer. The look at the
+    /// descriptor decides nothing else, so it is none of the one copy that [`Ring::load_chain`] makes.
+    #[inline]
+    pub fn prefetch_chain(&self, window: &Window<'_>, head: u16) {
+        if let Some(descriptor) = self.host.as_ref().and_then(|host| host.descriptor(head)) {
+            window.prefetch(descriptor.addr.get());
+        }
+    }
+
     /// Follows the chain that starts at `head` into `chain`.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ enum Answer {
     /// Nothing is written; the used length is 0.
     #[default]
     Silent,
+    /// The request is loaded and not executed yet.
+    Pending,
     /// Only a tail.
     Tail(Status),
     /// `PROBE_SIZE` bytes of properties, then a tail.
@@ -145,15 +147,24 @@ impl IommuDevice {
 
     /// Takes `pending` requests, applies them in order, and makes them true.
     fn apply(&self, queue: &mut Queue, window: &Window<'_>, batch: &mut Batch, pending: u16) -> Result<(), RingError> {
-        let mut calgary = self.iommu.calgary();
         batch.used = 0;
         for _ in 0..pending {
             let head = queue.ring.take(window)?;
+            queue.ring.prefetch_head(head);
             let entry = batch.next();
             entry.head = head;
             entry.removes = false;
-            entry.answer = match queue.ring.load_chain(window, head, &mut entry.chain) {
-                Ok(()) => self.execute(&mut calgary, window, &entry.chain, &mut entry.removes),
+        }
+        let entries = &mut batch.entries[..batch.used];
+        for entry in &*entries {
+            queue.ring.prefetch_chain(window, entry.head);
+        }
+        for entry in &mut *entries {
+            entry.answer = match queue.ring.load_chain(window, entry.head, &mut entry.chain) {
+                Ok(()) => {
+                    entry.chain.prefetch_buffers(window);
+                    Answer::Pending
+                }
                 Err(cause) => {
                     warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
                     self.iommu.stats().note_malformed();
@@ -161,9 +172,13 @@ impl IommuDevice {
                 }
             };
         }
+        let mut calgary = self.iommu.calgary();
+        for entry in entries.iter_mut().filter(|entry| matches!(entry.answer, Answer::Pending)) {
+            entry.answer = self.execute(&mut calgary, window, &entry.chain, &mut entry.removes);
+        }
         self.iommu.stats().note_batch(u64::from(pending));
         if !self.iommu.commit(&mut calgary) {
-            for entry in batch.entries[..batch.used].iter_mut().filter(|entry| entry.removes) {
+            for entry in entries.iter_mut().filter(|entry| entry.removes) {
                 entry.answer = Answer::Tail(Status::DevErr);
             }
         }
@@ -174,7 +189,7 @@ impl IommuDevice {
     fn publish(&self, queue: &mut Queue, window: &Window<'_>, batch: &Batch) -> Result<(), RingError> {
         for entry in &batch.entries[..batch.used] {
             let written = match &entry.answer {
-                Answer::Silent => Ok(0),
+                Answer::Silent | Answer::Pending => Ok(0),
                 Answer::Tail(status) => {
                     self.iommu.stats().note_status(*status);
                     entry.chain.copy_out(window, Tail::new(*status).as_bytes())

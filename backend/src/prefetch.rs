@@ -1,0 +1,16 @@
+//! Hints to the processor.
+//!
+//! What a guest has just written lies in another processor's cache. A batch of requests fetches the lines of all of them
+//! at once instead of waiting for one after the other.
+
+/// Starts to fetch the cache line at `address` for reading. Any address is allowed; nothing is read from it.
+#[inline]
+pub(crate) fn prefetch_read(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults and has no architectural effect; SSE is part of x86_64.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
