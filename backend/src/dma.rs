@@ -12,7 +12,7 @@ use iommu_calgary::{Access, DmaPort, Epoch, Fault, FaultReason, Iova, Phb, PinSe
 use virtio_9p::Segment;
 
 use crate::memory::{GuestRam, host_len};
-use crate::prefetch::prefetch_read;
+use crate::prefetch::{prefetch_read, prefetch_write};
 
 /// An access that moved no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ impl From<Fault> for DmaFault {
         Self { address: fault.iova.0, access: fault.access, reason: DmaFaultReason::Table(fault.reason) }
     }
 }
+
+/// Bytes of a cache line, for hints only.
+const CACHE_LINE: u64 = 64;
 
 /// The translated half of a [`Dma`].
 struct Translation {
@@ -109,13 +112,18 @@ impl Window<'_> {
         }
     }
 
-    /// Starts to fetch the cache line at `address`, if translation has no say in it.
+    /// Starts to fetch the cache lines of a short buffer, if translation has no say in it.
     #[inline]
-    pub fn prefetch(&self, address: u64) {
+    pub fn prefetch(&self, address: u64, len: u32, access: Access) {
+        let fetch = if access == Access::Write { prefetch_write } else { prefetch_read };
         if self.table.is_none()
-            && let Some((host, _)) = self.ram.resolve(address, 1)
+            && let Some((host, run)) = self.ram.resolve(address, u64::from(len.max(1)))
         {
-            prefetch_read(host);
+            fetch(host);
+            let last = host.wrapping_add(host_len(run.min(CACHE_LINE) - 1));
+            if last.addr() / host_len(CACHE_LINE) != host.addr() / host_len(CACHE_LINE) {
+                fetch(last);
+            }
         }
     }
 

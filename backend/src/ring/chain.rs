@@ -1,5 +1,6 @@
 //! Descriptor chains: what one request points at.
 
+use iommu_calgary::Access;
 use zerocopy::FromBytes;
 
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
@@ -112,9 +113,9 @@ impl Chain {
 
     /// Starts to fetch the first buffer of each direction.
     pub fn prefetch_buffers(&self, window: &Window<'_>) {
-        for buffers in [&self.readable, &self.writable] {
+        for (buffers, access) in [(&self.readable, Access::Read), (&self.writable, Access::Write)] {
             if let Some(first) = buffers.first() {
-                window.prefetch(first.address);
+                window.prefetch(first.address, first.len, access);
             }
         }
     }

@@ -8,7 +8,7 @@ use frontend_spec::virtio::Descriptor;
 
 use super::RingLayout;
 use crate::dma::Window;
-use crate::prefetch::prefetch_read;
+use crate::prefetch::{prefetch_read, prefetch_write};
 
 /// Host addresses of the three parts of a ring.
 ///
@@ -93,6 +93,11 @@ impl HostRing {
             let word = unsafe { AtomicU32::from_ptr(self.used.add(offset).cast()) };
             word.store(value.to_le(), Ordering::Relaxed);
         }
+    }
+
+    /// Starts to fetch the used element at `index`, to be written.
+    pub(super) fn prefetch_used_element(&self, index: u16) {
+        prefetch_write(self.used.wrapping_add(4 + 8 * self.slot(index)));
     }
 
     /// Starts to fetch descriptor `index`.

@@ -13,6 +13,8 @@ pub use chain::{Buffer, Chain, ChainError};
 
 use frontend_spec::virtio::{AVAIL_NO_INTERRUPT, USED_NO_NOTIFY};
 
+use iommu_calgary::Access;
+
 use self::host::HostRing;
 use crate::dma::{DmaFault, Window};
 
@@ -248,6 +250,16 @@ impl Ring {
         Ok(())
     }
 
+    /// Starts to fetch the next `count` used elements, to be written.
+    #[inline]
+    pub fn prefetch_used(&self, count: u16) {
+        if let Some(host) = &self.host {
+            for ahead in (0..count).step_by(8) {
+                host.prefetch_used_element(self.next_used.wrapping_add(ahead));
+            }
+        }
+    }
+
     /// Starts to fetch the first descriptor of the chain at `head`.
     #[inline]
     pub fn prefetch_head(&self, head: u16) {
@@ -261,7 +273,7 @@ impl Ring {
     #[inline]
     pub fn prefetch_chain(&self, window: &Window<'_>, head: u16) {
         if let Some(descriptor) = self.host.as_ref().and_then(|host| host.descriptor(head)) {
-            window.prefetch(descriptor.addr.get());
+            window.prefetch(descriptor.addr.get(), descriptor.len.get(), Access::Read);
         }
     }
 

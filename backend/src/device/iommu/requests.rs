@@ -155,6 +155,7 @@ impl IommuDevice {
             entry.head = head;
             entry.removes = false;
         }
+        queue.ring.prefetch_used(pending);
         let entries = &mut batch.entries[..batch.used];
         for entry in &*entries {
             queue.ring.prefetch_chain(window, entry.head);
