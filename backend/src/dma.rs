@@ -5,6 +5,7 @@
 //! inside one may block. Memory that is used for longer, such as the buffers of a file read, is *pinned* while a
 //! window is open and stays good until [`Dma::unpin`].
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
@@ -112,19 +113,22 @@ impl Window<'_> {
         }
     }
 
-    /// Starts to fetch the cache lines of a short buffer, if translation has no say in it.
+    /// Resolves a short buffer and starts to fetch its cache lines, if translation has no say in it and it is one piece
+    /// of RAM.
     #[inline]
-    pub fn prefetch(&self, address: u64, len: u32, access: Access) {
+    pub fn fetch(&self, address: u64, len: u32, access: Access) -> Option<Piece<'_>> {
         let fetch = if access == Access::Write { prefetch_write } else { prefetch_read };
-        if self.table.is_none()
-            && let Some((host, run)) = self.ram.resolve(address, u64::from(len.max(1)))
-        {
-            fetch(host);
-            let last = host.wrapping_add(host_len(run.min(CACHE_LINE) - 1));
-            if last.addr() / host_len(CACHE_LINE) != host.addr() / host_len(CACHE_LINE) {
-                fetch(last);
-            }
+        let len = u64::from(len);
+        if self.table.is_some() || len == 0 {
+            return None;
         }
+        let (host, run) = self.ram.resolve(address, len)?;
+        fetch(host);
+        let last = host.wrapping_add(host_len(run.min(CACHE_LINE) - 1));
+        if last.addr() / host_len(CACHE_LINE) != host.addr() / host_len(CACHE_LINE) {
+            fetch(last);
+        }
+        (run == len).then_some(Piece { host, len: host_len(len), _window: PhantomData })
     }
 
     /// Host address of `[address, address + len)` if that is one piece of RAM and translation has no say in it.
@@ -196,7 +200,7 @@ impl Window<'_> {
             let run = host_len(run);
             // SAFETY: `run` bytes from `host` are mapped and `run <= len - done`. The guest may write them meanwhile:
             // the copy then holds some mixture, which the caller treats as untrusted like everything a guest sends.
-            unsafe { std::ptr::copy_nonoverlapping(host.cast_const(), bytes.as_mut_ptr().add(done), run) };
+            unsafe { copy(host.cast_const(), bytes.as_mut_ptr().add(done), run) };
             done += run;
         }
         Ok(())
@@ -214,7 +218,7 @@ impl Window<'_> {
             let (host, run) = self.resolve(at(address, done, Access::Write)?, (len - done) as u64, Access::Write)?;
             let run = host_len(run);
             // SAFETY: `run` bytes from `host` are mapped and `run <= len - done`.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(done), host, run) };
+            unsafe { copy(bytes.as_ptr().add(done), host, run) };
             done += run;
         }
         Ok(())
@@ -259,6 +263,58 @@ impl Window<'_> {
             done += run;
         }
         Ok(())
+    }
+}
+
+/// A buffer of a device outside the IOMMU: contiguous guest memory, for as long as the window that resolved it.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    host: *mut u8,
+    len: usize,
+    _window: PhantomData<&'a ()>,
+}
+
+impl Piece<'_> {
+    /// Copies the first bytes into `bytes`; returns how many there were.
+    #[inline]
+    #[must_use]
+    pub fn copy_in(&self, bytes: &mut [u8]) -> usize {
+        let len = self.len.min(bytes.len());
+        // SAFETY: `len` bytes are mapped at `host` and fit `bytes`; what others write meanwhile is untrusted anyway.
+        unsafe { copy(self.host.cast_const(), bytes.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Copies `bytes` to the start; `None`, with nothing written, if they do not fit.
+    #[inline]
+    #[must_use]
+    pub fn copy_out(&self, bytes: &[u8]) -> Option<usize> {
+        if bytes.len() > self.len {
+            return None;
+        }
+        // SAFETY: the piece is mapped and at least as long as `bytes`.
+        unsafe { copy(bytes.as_ptr(), self.host, bytes.len()) };
+        Some(bytes.len())
+    }
+}
+
+/// `copy_nonoverlapping` that knows the sizes of the short structures of both devices, which are most of what is copied:
+/// a few moves instead of a call.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: each arm copies `len` bytes under the caller's promise.
+    unsafe {
+        match len {
+            4 => std::ptr::copy_nonoverlapping(from, to, 4),
+            16 => std::ptr::copy_nonoverlapping(from, to, 16),
+            20 => std::ptr::copy_nonoverlapping(from, to, 20),
+            28 => std::ptr::copy_nonoverlapping(from, to, 28),
+            36 => std::ptr::copy_nonoverlapping(from, to, 36),
+            _ => std::ptr::copy_nonoverlapping(from, to, len),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use zerocopy::FromBytes;
 
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
 
-use crate::dma::{DmaFault, Window};
+use crate::dma::{DmaFault, Piece, Window};
 use crate::ring::RingLayout;
 use crate::ring::host::HostRing;
 
@@ -111,13 +111,20 @@ impl Chain {
         }
     }
 
-    /// Starts to fetch the first buffer of each direction.
-    pub fn prefetch_buffers(&self, window: &Window<'_>) {
-        for (buffers, access) in [(&self.readable, Access::Read), (&self.writable, Access::Write)] {
-            if let Some(first) = buffers.first() {
-                window.prefetch(first.address, first.len, access);
-            }
+    /// The readable part, if it is one buffer that the device reaches by pointer; starts to fetch it.
+    #[inline]
+    pub fn fetch_readable<'w>(&self, window: &'w Window<'_>) -> Option<Piece<'w>> {
+        match self.readable.as_slice() {
+            [only] => window.fetch(only.address, only.len, Access::Read),
+            _ => None,
         }
+    }
+
+    /// The first writable buffer, if the device reaches it by pointer; starts to fetch it.
+    #[inline]
+    pub fn fetch_writable<'w>(&self, window: &'w Window<'_>) -> Option<Piece<'w>> {
+        let first = self.writable.first()?;
+        window.fetch(first.address, first.len, Access::Write)
     }
 
     /// Bytes the device may read.

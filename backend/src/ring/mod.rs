@@ -273,7 +273,7 @@ impl Ring {
     #[inline]
     pub fn prefetch_chain(&self, window: &Window<'_>, head: u16) {
         if let Some(descriptor) = self.host.as_ref().and_then(|host| host.descriptor(head)) {
-            window.prefetch(descriptor.addr.get(), descriptor.len.get(), Access::Read);
+            let _ = window.fetch(descriptor.addr.get(), descriptor.len.get(), Access::Read);
         }
     }
 

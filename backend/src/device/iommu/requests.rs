@@ -163,7 +163,8 @@ impl IommuDevice {
         for entry in &mut *entries {
             entry.answer = match queue.ring.load_chain(window, entry.head, &mut entry.chain) {
                 Ok(()) => {
-                    entry.chain.prefetch_buffers(window);
+                    let _ = entry.chain.fetch_readable(window);
+                    let _ = entry.chain.fetch_writable(window);
                     Answer::Pending
                 }
                 Err(cause) => {
@@ -193,7 +194,11 @@ impl IommuDevice {
                 Answer::Silent | Answer::Pending => Ok(0),
                 Answer::Tail(status) => {
                     self.iommu.stats().note_status(*status);
-                    entry.chain.copy_out(window, Tail::new(*status).as_bytes())
+                    let tail = Tail::new(*status);
+                    match entry.chain.fetch_writable(window).and_then(|piece| piece.copy_out(tail.as_bytes())) {
+                        Some(written) => Ok(written),
+                        None => entry.chain.copy_out(window, tail.as_bytes()),
+                    }
                 }
                 Answer::Probe(status, bytes) => {
                     self.iommu.stats().note_status(*status);
@@ -222,7 +227,11 @@ impl IommuDevice {
             self.iommu.stats().note_malformed();
             Answer::Silent
         };
-        let request = match chain.copy_in(window, &mut bytes) {
+        let copied = match chain.fetch_readable(window) {
+            Some(piece) => Ok(piece.copy_in(&mut bytes)),
+            None => chain.copy_in(window, &mut bytes),
+        };
+        let request = match copied {
             Ok(len) => Request::parse(&bytes[..len]),
             Err(fault) => return silent(&format_args!("its bytes at {:#x} are not guest RAM", fault.address)),
         };
