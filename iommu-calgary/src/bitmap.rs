@@ -41,6 +41,11 @@ impl Bitmap {
         }
     }
 
+    /// Adds pages of one word.
+    pub(crate) fn insert_mask(&mut self, word: usize, mask: u64) {
+        self.words[word] |= mask;
+    }
+
     /// Takes the pages of one word out of the set and says how many there were.
     pub(crate) fn remove(&mut self, word: usize, mask: u64) -> u32 {
         let removed = self.words[word] & mask;

@@ -16,6 +16,22 @@ pub enum Error {
     /// The endpoint was added before.
     #[error("endpoint {0} is there already; give each endpoint its own id")]
     DuplicateEndpoint(EndpointId),
+    /// The chip has no such PHB, or it is in use.
+    #[error("PHB {0} is in use; each endpoint of a chip needs a PHB of its own")]
+    PhbInUse(usize),
+    /// The register window does not behave like a chip's.
+    #[error(
+        "TAR {phb} reads {read:#x} after {written:#x} was written; is the window that of a Calgary, and is no other driver \
+         using it?"
+    )]
+    NotACalgary {
+        /// The PHB.
+        phb: usize,
+        /// What was written.
+        written: u64,
+        /// What was read back.
+        read: u64,
+    },
     /// A limit is zero, so nothing could ever be attached.
     #[error("the limit of domains is 0; allow at least one")]
     NoDomains,
@@ -73,8 +89,8 @@ pub enum MapError {
     /// The range touches an existing mapping.
     #[error("the range overlaps a mapping; unmap it first")]
     Overlap,
-    /// The real addresses do not fit the 48 bits of a TCE.
-    #[error("the real address is beyond the 48 bits that a TCE holds")]
+    /// The real addresses do not fit the 48 bits of a TCE, or the chip cannot reach them.
+    #[error("the real address is beyond the 48 bits that a TCE holds, or no memory of the chip's")]
     BadAddress,
 }
 

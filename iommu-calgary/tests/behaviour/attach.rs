@@ -215,6 +215,7 @@ fn a_dropped_unit_leaves_its_devices_without_access() {
 fn a_domain_shows_its_table_to_others() {
     let mut rig = Rig::attached();
     rig.map(0x3000, 0x3fff, 0x1234_5000).unwrap();
+    rig.commit();
     let mut bytes = [0; 8];
     pread(rig.iommu.domain(D1).unwrap().table().as_fd(), &mut bytes, 24).unwrap();
     assert_eq!(bytes, [0x00, 0x00, 0x00, 0x00, 0x12, 0x34, 0x50, 0x03]);

@@ -45,6 +45,7 @@ fn map_stays_inside_the_window() {
     assert_eq!(rig.map(WINDOW - 0x1000, WINDOW - 1, 0x5000), Ok(()));
     assert_eq!(rig.unmap(0, u64::MAX), Ok(1));
     assert_eq!(rig.map(0, WINDOW - 1, 0x5000), Ok(()));
+    rig.commit();
     assert_eq!(reach(&rig.nic, WINDOW - 1), Ok(WINDOW - 1 + 0x5000));
     assert_eq!(reach(&rig.nic, WINDOW), Err(FaultReason::NotMapped));
 }
@@ -56,6 +57,7 @@ fn map_refuses_real_addresses_that_a_tce_cannot_hold() {
         assert_eq!(rig.map(0, 0x1fff, real), Err(MapError::BadAddress), "{real:#x}");
     }
     assert_eq!(rig.map(0, 0x1fff, (1 << 48) - 0x2000), Ok(()));
+    rig.commit();
     assert_eq!(reach(&rig.nic, 0x1fff), Ok((1 << 48) - 1));
 }
 
@@ -75,6 +77,7 @@ fn map_refuses_any_overlap_and_leaves_the_old_mapping() {
         assert_eq!(rig.map(first, last, 0x90_000), Err(MapError::Overlap), "{first:#x}..={last:#x}");
     }
     assert_eq!(rig.iommu.live_mappings_of(D1), 1);
+    rig.commit();
     for page in 0x10..0x30 {
         assert_eq!(reach(&rig.nic, page << 12), Ok((page << 12) + 0x40_000));
     }
@@ -104,6 +107,7 @@ fn each_permission_allows_its_own_direction_only() {
         let first = Iova(page as u64 * 0x1000);
         let last = Iova(first.0 + 0xfff);
         rig.iommu.map(D1, first, last, RealAddr(0x9000), permissions).unwrap();
+        rig.commit();
         let mut port = rig.nic.new_port();
         let epoch = port.enter();
         for access in [Access::Read, Access::Write] {
@@ -178,6 +182,7 @@ fn unmap_that_would_split_removes_nothing() {
         assert_eq!(rig.unmap(first, last), Err(UnmapError::Split), "{first:#x}..={last:#x}");
     }
     assert_eq!(rig.iommu.live_mappings(), 3);
+    rig.commit();
     for iova in [0x1000, 0x4000, 0x5000, 0x6000, 0x7000, 0x9000] {
         assert!(reach(&rig.nic, iova).is_ok());
     }

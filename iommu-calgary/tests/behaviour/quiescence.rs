@@ -331,3 +331,21 @@ fn handles_go_to_other_threads() {
     is_send(&rig.nic.new_pins());
     is_sync::<Phb>(&rig.nic);
 }
+
+#[test]
+fn what_was_never_true_is_not_waited_for() {
+    let mut rig = mapped();
+    let mut port = rig.nic.new_port();
+    let _epoch = port.enter();
+    rig.map(0x20_000, 0x21_fff, 0x90_0000).unwrap();
+    rig.unmap(0x20_000, 0x21_fff).unwrap();
+    rig.map(0x21_000, 0x21_fff, 0xa0_0000).unwrap();
+    assert_eq!(rig.iommu.commit(AT_ONCE).invalidated, 0);
+    assert_eq!(reach(&rig.nic, 0x20_000), Err(FaultReason::NotMapped));
+    assert_eq!(reach(&rig.nic, 0x21_000), Ok(0xa0_0000));
+    // Removed, mapped and removed again: the first removal counts.
+    rig.unmap(0x1000, 0x1fff).unwrap();
+    rig.map(0x1000, 0x1fff, 0xb0_0000).unwrap();
+    rig.unmap(0x1000, 0x1fff).unwrap();
+    assert_eq!(rig.iommu.commit(AT_ONCE).broken, [NIC]);
+}

@@ -23,75 +23,62 @@
 //!   for until it changes its generation, a Release step after the last access. What is pinned later goes through the
 //!   new translation, so the wait ends however busy the ports are.
 //! - A port or pin set that registers after W3 took the registry's lock happens after W1.
+//! - With [`Fences::Asymmetric`](super::Fences) R2 holds back the compiler only, and W2 is `membarrier(2)`: every thread
+//!   of the process passes a full fence between its start and its end. If a port's falls before R3, R3 sees W1; if it
+//!   falls after, it falls after R1 too, and W3 sees that.
+//!
+//! The symmetric form is checked with loom, in every interleaving that the C11 model allows, on the very code of
+//! [`protocol`](super::protocol).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::phb::Phb;
-use crate::pins::{PinSlot, Scope};
+use super::phb::Phb;
+use super::protocol::{EpochSlot, PinSlot, Scope};
 use crate::table::TceTable;
-
-/// Whether a port is inside an epoch, on cache lines of its own: odd inside, even outside.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct EpochSlot(AtomicU64);
-
-impl EpochSlot {
-    /// R1 and R2. `epoch` is odd and was never used before.
-    pub(crate) fn enter(&self, epoch: u64) {
-        self.0.store(epoch, Ordering::Release);
-        fence(Ordering::SeqCst);
-    }
-
-    /// R5. `epoch` is even.
-    pub(crate) fn leave(&self, epoch: u64) {
-        self.0.store(epoch, Ordering::Release);
-    }
-
-    /// W3: the epoch that the port is inside of.
-    fn inside(&self) -> Option<u64> {
-        let epoch = self.0.load(Ordering::Acquire);
-        (!epoch.is_multiple_of(2)).then_some(epoch)
-    }
-}
 
 /// One PHB on its way to quiet.
 ///
 /// It carries the tables that the PHB gave up; they are dropped once no epoch can hold their address, and go back to the
 /// PHB if that does not come to pass.
 #[derive(Debug)]
-pub(crate) struct Quiesce<'a> {
-    phb: &'a Phb,
-    scope: Scope<'a>,
+pub(crate) struct Quiesce {
+    phb: Arc<Phb>,
     retired: Vec<Arc<TceTable>>,
     stage: Stage,
 }
 
 #[derive(Debug)]
 enum Stage {
+    /// W2 failed: nothing is known of the ports, and the PHB counts as busy for good.
+    Unknown,
     Epochs(Vec<(Arc<EpochSlot>, u64)>),
     Pins(Vec<(Arc<PinSlot>, u64)>),
 }
 
-impl<'a> Quiesce<'a> {
+impl Quiesce {
     /// W2 and W3, for all changes that the calling thread made before.
-    pub(crate) fn begin(phb: &'a Phb, scope: Scope<'a>) -> Self {
+    pub(crate) fn begin(phb: &Arc<Phb>) -> Self {
         let retired = phb.take_retired();
-        fence(Ordering::SeqCst);
-        Self { phb, scope, retired, stage: Stage::Epochs(phb.ports().collect(EpochSlot::inside)) }
+        let stage = match phb.fences().in_commit() {
+            true => Stage::Epochs(phb.ports().collect(EpochSlot::inside)),
+            false => Stage::Unknown,
+        };
+        Self { phb: Arc::clone(phb), retired, stage }
     }
 
-    /// W4 and W5 without waiting: whether the PHB is quiet.
-    pub(crate) fn poll(&mut self) -> bool {
+    /// W4 and W5 without waiting: whether the accesses are over that `scope` concerns. The scope is the same each time.
+    pub(crate) fn poll(&mut self, scope: Scope<'_>) -> bool {
         if let Stage::Epochs(inside) = &mut self.stage {
             inside.retain(|(slot, epoch)| slot.inside() == Some(*epoch));
             if !inside.is_empty() {
                 return false;
             }
             self.phb.drop_retired(std::mem::take(&mut self.retired));
-            self.stage = Stage::Pins(self.phb.pins().collect(|slot| slot.held(self.scope)));
+            if !self.phb.held_pins().any() {
+                self.stage = Stage::Pins(Vec::new());
+                return true;
+            }
+            self.stage = Stage::Pins(self.phb.pins().collect(|slot| slot.held(scope)));
         }
         if let Stage::Pins(held) = &mut self.stage {
             held.retain(|(slot, generation)| slot.generation() == *generation);
@@ -101,41 +88,8 @@ impl<'a> Quiesce<'a> {
     }
 }
 
-impl Drop for Quiesce<'_> {
+impl Drop for Quiesce {
     fn drop(&mut self) {
         self.phb.give_back_retired(std::mem::take(&mut self.retired));
-    }
-}
-
-/// Polls until all are quiet or `limit` has passed; those that are not quiet then stay in the list. Returns the time
-/// spent, zero if none was waited for.
-pub(crate) fn wait<T>(waiting: &mut Vec<(T, Quiesce<'_>)>, limit: Duration) -> Duration {
-    if waiting.is_empty() {
-        return Duration::ZERO;
-    }
-    let start = Instant::now();
-    let mut round = 0;
-    loop {
-        waiting.retain_mut(|(_, quiesce)| !quiesce.poll());
-        let waited = start.elapsed();
-        if waiting.is_empty() || waited >= limit {
-            return waited;
-        }
-        pause(round);
-        round = round.saturating_add(1);
-    }
-}
-
-/// Most accesses are over within a microsecond or two; some wait for a disk.
-fn pause(round: u32) {
-    const SPINS: u32 = 64;
-    const YIELDS: u32 = 64;
-    const SLEEP: Duration = Duration::from_micros(50);
-    if round < SPINS {
-        std::hint::spin_loop();
-    } else if round < SPINS + YIELDS {
-        thread::yield_now();
-    } else {
-        thread::sleep(SLEEP);
     }
 }

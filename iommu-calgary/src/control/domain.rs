@@ -1,16 +1,15 @@
 //! A translated address space: its table, and what the table cannot say.
 
-use std::io;
 use std::sync::Arc;
 
+use super::pending::Pending;
 use crate::addr::{Iova, PAGE_SIZE, REAL_LIMIT, RealAddr};
 use crate::bitmap::{Bitmap, masks};
+use crate::chip::Chip;
 use crate::error::{MapError, UnmapError};
 use crate::permissions::Permissions;
 use crate::range::{IovaRange, RangeList};
-use crate::table::TceTable;
-use crate::table_size::TableSize;
-use crate::tce::Tce;
+use crate::table::{TableSize, Tce, TceTable};
 
 /// Removed ranges that a domain remembers one by one between commits. Beyond, it remembers their hull: a commit then may
 /// wait for more accesses than it had to.
@@ -19,30 +18,35 @@ const REMOVED_RANGES: usize = 64;
 /// A table with the two bitmaps that make it a set of mappings.
 ///
 /// A TCE tells neither where a mapping began nor "mapped, but no access". `valid` holds every mapped page, `start` the
-/// first page of each mapping. The bitmaps decide; the table follows them.
+/// first page of each mapping. The bitmaps decide; the table follows them at the next commit, so that each entry is
+/// stored once however often it changed in between.
 #[derive(Debug)]
-pub struct Domain {
-    table: Arc<TceTable>,
+pub struct Domain<T = TceTable> {
+    table: Arc<T>,
+    size: TableSize,
     valid: Bitmap,
     start: Bitmap,
     mappings: u64,
+    pending: Pending,
     removed: RangeList,
 }
 
-impl Domain {
-    pub(crate) fn new(size: TableSize) -> io::Result<Self> {
-        Ok(Self {
-            table: Arc::new(TceTable::new(size)?),
+impl<T> Domain<T> {
+    pub(crate) fn new(table: T, size: TableSize) -> Self {
+        Self {
+            table: Arc::new(table),
+            size,
             valid: Bitmap::new(size.entries()),
             start: Bitmap::new(size.entries()),
             mappings: 0,
+            pending: Pending::new(size.entries()),
             removed: RangeList::new(REMOVED_RANGES),
-        })
+        }
     }
 
     /// The table that the domain's endpoints translate through.
     #[must_use]
-    pub fn table(&self) -> &Arc<TceTable> {
+    pub fn table(&self) -> &Arc<T> {
         &self.table
     }
 
@@ -50,6 +54,11 @@ impl Domain {
     #[must_use]
     pub fn mappings(&self) -> u64 {
         self.mappings
+    }
+
+    /// Whether the table is as the bitmaps say, and everything that was removed is out of use.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.pending.is_empty() && self.removed.is_empty()
     }
 
     /// What was unmapped since the last [`Domain::forget_removed`], or more.
@@ -61,7 +70,14 @@ impl Domain {
         self.removed.clear();
     }
 
-    /// Maps `first..=last` to consecutive real pages from `real` on, as one mapping.
+    /// Has the table follow the bitmaps.
+    pub(crate) fn store(&mut self, chip: &mut impl Chip<Table = T>) {
+        self.pending.store(&self.valid, &*self.table, chip);
+        chip.publish(&self.table);
+    }
+
+    /// Maps `first..=last` to consecutive real pages from `real` on, as one mapping. `admit` is asked last whether the
+    /// real pages, by address and number, can be had.
     pub(crate) fn map(
         &mut self,
         first: Iova,
@@ -69,13 +85,14 @@ impl Domain {
         real: RealAddr,
         permissions: Permissions,
         reserved: &[IovaRange],
+        admit: impl FnOnce(RealAddr, usize) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
         let range = IovaRange::new(first, last).ok_or(MapError::Inverted)?;
         // A range up to the last 64-bit address ends on a page boundary: its successor wraps to 0.
         if (first.0 | real.0 | last.0.wrapping_add(1)) & (PAGE_SIZE - 1) != 0 {
             return Err(MapError::Unaligned);
         }
-        if last.0 >= self.table.size().window_bytes() {
+        if last.0 >= self.size.window_bytes() {
             return Err(MapError::OutsideWindow);
         }
         if reserved.iter().any(|region| region.overlaps(range)) {
@@ -88,10 +105,11 @@ impl Domain {
         if self.valid.intersects(first, last) {
             return Err(MapError::Overlap);
         }
+        admit(real, last - first + 1)?;
         self.valid.insert_range(first, last);
         self.start.insert(first);
         self.mappings += 1;
-        self.table.fill(first, last, Tce::new(real, permissions));
+        self.pending.fill(first, last, Tce::new(real, permissions));
         Ok(())
     }
 
@@ -100,7 +118,7 @@ impl Domain {
         if last < first {
             return Err(UnmapError::Inverted);
         }
-        let window_end = self.table.size().window_bytes() - 1;
+        let window_end = self.size.window_bytes() - 1;
         if first.0 > window_end {
             return Ok(0);
         }
@@ -115,11 +133,14 @@ impl Domain {
             if live == 0 {
                 continue;
             }
-            self.table.free(word, live);
+            let lost = self.pending.free(word, live);
             self.valid.remove(word, live);
             mappings += u64::from(self.start.remove(word, live));
-            let lowest = word * 64 + live.trailing_zeros() as usize;
-            let highest = word * 64 + 63 - live.leading_zeros() as usize;
+            if lost == 0 {
+                continue;
+            }
+            let lowest = word * 64 + lost.trailing_zeros() as usize;
+            let highest = word * 64 + 63 - lost.leading_zeros() as usize;
             removed_pages = Some((removed_pages.map_or(lowest, |(first, _)| first), highest));
         }
         if let Some((lowest, highest)) = removed_pages {
@@ -142,6 +163,6 @@ impl Domain {
             return self.valid.contains(last.page());
         }
         let next = last.page() + 1;
-        next < self.table.size().entries() && self.valid.contains(next) && !self.start.contains(next)
+        next < self.size.entries() && self.valid.contains(next) && !self.start.contains(next)
     }
 }

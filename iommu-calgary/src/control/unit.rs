@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commit::Affected;
+use super::{Domain, Stats};
 use crate::addr::{DomainId, EndpointId, Iova, RealAddr};
-use crate::commit::Stats;
-use crate::domain::Domain;
+use crate::chip::{Chip, Soft, Target};
+use crate::dma::{Fences, Phb};
 use crate::error::{AttachError, DetachError, Error, MapError, UnmapError};
 use crate::permissions::Permissions;
-use crate::phb::{Phb, Target};
-use crate::pins::Scope;
 use crate::range::IovaRange;
-use crate::table::TceTable;
-use crate::table_size::TableSize;
+use crate::table::TableSize;
 
 /// Bounds on what guests can make the unit hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,11 +22,13 @@ pub struct Limits {
     pub max_domains: usize,
     /// How long a [`Calgary::reset`] waits for accesses to end.
     pub reset_wait: Duration,
+    /// Who pays for the order between accesses and commits. The [`Soft`] chip only.
+    pub fences: Fences,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_domains: 256, reset_wait: Duration::from_secs(2) }
+        Self { max_domains: 256, reset_wait: Duration::from_secs(2), fences: Fences::Symmetric }
     }
 }
 
@@ -43,36 +44,41 @@ pub enum DomainKind {
 /// The unit's control plane. One thread owns it; the devices' threads hold its [`Phb`]s.
 ///
 /// Domains exist while an endpoint is attached to them. Changes take effect for all DMA with [`Calgary::commit`]; only
-/// then may a guest be told of them.
+/// then may a guest be told of them. Before, an access may see the old translation or the new one.
+///
+/// `C` is the chip: [`Soft`] for guests, [`Driven`](crate::driver::Driven) for a chip with a register window.
 #[derive(Debug)]
-pub struct Calgary {
+pub struct Calgary<C: Chip = Soft> {
+    pub(crate) chip: C,
     pub(crate) size: TableSize,
     pub(crate) limits: Limits,
     pub(crate) bypass: bool,
     reserved: Vec<IovaRange>,
     /// Sorted by id.
-    pub(crate) domains: Vec<DomainSlot>,
+    pub(crate) domains: Vec<DomainSlot<C::Table>>,
     /// Index into `domains` that the last lookup found: most requests name the same domain as the one before.
     recent: usize,
     pub(crate) endpoints: Vec<Endpoint>,
     endpoint_index: BTreeMap<EndpointId, usize>,
-    /// Domains from which something was unmapped since the last commit, each once.
+    /// Domains that changed since the last commit, each once.
     pub(crate) dirty: Vec<DomainId>,
+    /// Memory that each commit uses again.
+    pub(crate) affected: Vec<Affected>,
     /// Endpoints whose PHB may have to be programmed at the next commit, each once.
     pub(crate) moved: Vec<usize>,
     pub(crate) stats: Stats,
 }
 
 #[derive(Debug)]
-pub(crate) struct DomainSlot {
+pub(crate) struct DomainSlot<T> {
     id: DomainId,
     /// `None` for a bypass domain.
-    pub(crate) space: Option<Domain>,
+    pub(crate) space: Option<Domain<T>>,
     /// Indexes into the unit's endpoints. Never empty between calls.
     pub(crate) endpoints: Vec<usize>,
 }
 
-impl DomainSlot {
+impl<T> DomainSlot<T> {
     fn kind(&self) -> DomainKind {
         match self.space {
             Some(_) => DomainKind::Translated,
@@ -83,7 +89,9 @@ impl DomainSlot {
 
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pub(crate) phb: Arc<Phb>,
+    pub(crate) id: EndpointId,
+    /// The chip's number of its PHB.
+    pub(crate) phb: usize,
     pub(crate) domain: Option<DomainId>,
     /// Listed in the unit's `moved`.
     pub(crate) moved: bool,
@@ -92,17 +100,42 @@ pub(crate) struct Endpoint {
 }
 
 impl Calgary {
-    /// A unit without endpoints, with an IOVA window of `size` for each domain. Bypass is off.
+    /// A unit in software without endpoints, with an IOVA window of `size` for each domain. Bypass is off.
     ///
     /// # Errors
     /// [`Error::NoDomains`] if the limits allow none, [`Error::Table`] if this machine cannot allocate table memory.
     pub fn new(size: TableSize, limits: Limits) -> Result<Self, Error> {
+        Self::over(Soft::new(limits.fences), size, limits)
+    }
+
+    /// Adds an endpoint, attached to no domain, and returns the PHB that its device does DMA through.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateEndpoint`].
+    pub fn add_endpoint(&mut self, id: EndpointId) -> Result<Arc<Phb>, Error> {
+        if self.endpoint_index.contains_key(&id) {
+            return Err(Error::DuplicateEndpoint(id));
+        }
+        let (number, phb) = self.chip.add_phb(id);
+        self.chip.retarget(number, self.unattached());
+        self.insert_endpoint(id, number);
+        Ok(phb)
+    }
+}
+
+impl<C: Chip> Calgary<C> {
+    /// A unit over any chip, as [`Calgary::new`].
+    ///
+    /// # Errors
+    /// As [`Calgary::new`].
+    pub fn over(mut chip: C, size: TableSize, limits: Limits) -> Result<Self, Error> {
         if limits.max_domains == 0 {
             return Err(Error::NoDomains);
         }
         // Better found out now than at a guest's first ATTACH.
-        TceTable::new(size).map_err(Error::Table)?;
+        chip.new_table(size).map_err(Error::Table)?;
         Ok(Self {
+            chip,
             size,
             limits,
             bypass: false,
@@ -112,9 +145,35 @@ impl Calgary {
             endpoints: Vec::new(),
             endpoint_index: BTreeMap::new(),
             dirty: Vec::new(),
+            affected: Vec::new(),
             moved: Vec::new(),
             stats: Stats::default(),
         })
+    }
+
+    /// The chip.
+    #[must_use]
+    pub fn chip(&self) -> &C {
+        &self.chip
+    }
+
+    /// The chip. Nothing may be done to it that the unit does not know of.
+    #[must_use]
+    pub fn chip_mut(&mut self) -> &mut C {
+        &mut self.chip
+    }
+
+    /// Enters an endpoint whose PHB is ready and goes where unattached endpoints go.
+    pub(crate) fn insert_endpoint(&mut self, id: EndpointId, phb: usize) {
+        for (first, last) in self.chip.untranslated(phb) {
+            self.reserve(first, last);
+        }
+        self.endpoint_index.insert(id, self.endpoints.len());
+        self.endpoints.push(Endpoint { id, phb, domain: None, moved: false, broken: false });
+    }
+
+    pub(crate) fn has_endpoint(&self, id: EndpointId) -> bool {
+        self.endpoint_index.contains_key(&id)
     }
 
     /// Size of every domain's table.
@@ -126,21 +185,6 @@ impl Calgary {
     /// Makes every later MAP that overlaps `first..=last` fail. An inverted range reserves nothing.
     pub fn reserve(&mut self, first: Iova, last: Iova) {
         self.reserved.extend(IovaRange::new(first, last));
-    }
-
-    /// Adds an endpoint, attached to no domain, and returns the PHB that its device does DMA through.
-    ///
-    /// # Errors
-    /// [`Error::DuplicateEndpoint`].
-    pub fn add_endpoint(&mut self, id: EndpointId) -> Result<Arc<Phb>, Error> {
-        if self.endpoint_index.contains_key(&id) {
-            return Err(Error::DuplicateEndpoint(id));
-        }
-        let phb = Arc::new(Phb::new(id));
-        phb.program(self.unattached());
-        self.endpoint_index.insert(id, self.endpoints.len());
-        self.endpoints.push(Endpoint { phb: Arc::clone(&phb), domain: None, moved: false, broken: false });
-        Ok(phb)
     }
 
     /// Whether endpoints that are attached to no domain reach memory untranslated (`true`) or not at all. Takes effect
@@ -187,7 +231,10 @@ impl Calgary {
                     return Err(AttachError::TooManyDomains);
                 }
                 let space = match kind {
-                    DomainKind::Translated => Some(Domain::new(self.size).map_err(AttachError::OutOfMemory)?),
+                    DomainKind::Translated => {
+                        let table = self.chip.new_table(self.size).map_err(AttachError::OutOfMemory)?;
+                        Some(Domain::new(table, self.size))
+                    }
                     DomainKind::Bypass => None,
                 };
                 let slot = DomainSlot { id: domain, space, endpoints: Vec::new() };
@@ -232,7 +279,17 @@ impl Calgary {
     ) -> Result<(), MapError> {
         let index = self.find(domain).ok_or(MapError::NoDomain)?;
         let space = self.domains[index].space.as_mut().ok_or(MapError::Bypass)?;
-        space.map(first, last, real, permissions, &self.reserved)
+        let was_clean = space.is_clean();
+        space.map(first, last, real, permissions, &self.reserved, |real, pages| {
+            self.chip.admit(real, pages).map_err(|cause| {
+                log::warn!("MAP of {first} to {real} refused: {cause}");
+                MapError::BadAddress
+            })
+        })?;
+        if was_clean {
+            self.dirty.push(domain);
+        }
+        Ok(())
     }
 
     /// Removes every mapping inside `first..=last` and returns how many there were (virtio 1.2 §5.13.6.6). The bounds
@@ -243,9 +300,9 @@ impl Calgary {
     pub fn unmap(&mut self, domain: DomainId, first: Iova, last: Iova) -> Result<u64, UnmapError> {
         let index = self.find(domain).ok_or(UnmapError::NoDomain)?;
         let space = self.domains[index].space.as_mut().ok_or(UnmapError::Bypass)?;
-        let was_dirty = !space.removed().is_empty();
+        let was_clean = space.is_clean();
         let mappings = space.unmap(first, last)?;
-        if mappings > 0 && !was_dirty {
+        if mappings > 0 && was_clean {
             self.dirty.push(domain);
         }
         Ok(mappings)
@@ -278,7 +335,7 @@ impl Calgary {
 
     /// A translated domain with its table, or `None` if it does not exist or is a bypass domain.
     #[must_use]
-    pub fn domain(&self, domain: DomainId) -> Option<&Domain> {
+    pub fn domain(&self, domain: DomainId) -> Option<&Domain<C::Table>> {
         let index = self.search(domain).ok()?;
         self.domains[index].space.as_ref()
     }
@@ -287,6 +344,13 @@ impl Calgary {
     #[must_use]
     pub fn endpoint_domain(&self, endpoint: EndpointId) -> Option<DomainId> {
         self.endpoints[self.endpoint_at(endpoint)?].domain
+    }
+
+    /// Whether an endpoint's slots are disabled, because its accesses did not end in time or because of a DMA error. Only
+    /// a [`Calgary::reset`] enables them again.
+    #[must_use]
+    pub fn is_broken(&self, endpoint: EndpointId) -> bool {
+        self.endpoint_at(endpoint).is_some_and(|index| self.endpoints[index].broken)
     }
 
     /// The endpoints of the unit, in the order of their ids.
@@ -301,7 +365,7 @@ impl Calgary {
     }
 
     /// Where an endpoint's accesses have to go.
-    pub(crate) fn target_of(&self, endpoint: usize) -> Target {
+    pub(crate) fn target_of(&self, endpoint: usize) -> Target<C::Table> {
         let Some(domain) = self.endpoints[endpoint].domain else {
             return self.unattached();
         };
@@ -345,7 +409,7 @@ impl Calgary {
         }
     }
 
-    fn unattached(&self) -> Target {
+    pub(crate) fn unattached(&self) -> Target<C::Table> {
         if self.bypass { Target::Identity } else { Target::Nothing }
     }
 
@@ -358,13 +422,11 @@ impl Calgary {
     }
 }
 
-impl Drop for Calgary {
-    /// The devices may live on: from here on all their accesses fault.
+impl<C: Chip> Drop for Calgary<C> {
+    /// The devices may live on: from here on all their accesses are refused.
     fn drop(&mut self) {
         for endpoint in &self.endpoints {
-            endpoint.phb.program(Target::Nothing);
-            // If it is not quiet yet, the PHB keeps its tables for as long as it lives.
-            endpoint.phb.quiesce(Scope::All).poll();
+            self.chip.shut_down(endpoint.phb);
         }
     }
 }

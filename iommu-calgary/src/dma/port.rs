@@ -5,15 +5,14 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
+use super::phb::Phb;
+use super::pins::PinSet;
+use super::protocol::EpochSlot;
 use crate::addr::{Iova, PAGE_SIZE, REAL_LIMIT, RealAddr};
 use crate::permissions::Access;
-use crate::phb::Phb;
-use crate::pins::PinSet;
-use crate::quiesce::EpochSlot;
 use crate::range::IovaRange;
 use crate::registers::{Tar, config_rw};
-use crate::table::entries_of;
-use crate::tce::Tce;
+use crate::table::{Tce, entries_of};
 
 /// One thread's access to the memory behind a PHB. Made by [`Phb::new_port`].
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub struct DmaPort {
 
 impl DmaPort {
     pub(crate) fn new(phb: Arc<Phb>) -> Self {
-        let slot = Arc::new(EpochSlot::default());
+        let slot = Arc::new(EpochSlot::new());
         phb.ports().add(Arc::clone(&slot));
         Self { phb, slot, epoch: 0 }
     }
@@ -36,10 +35,12 @@ impl DmaPort {
     /// A commit waits for it, with the guest waiting behind, so keep it short: copy, do not call what may block. The
     /// thread that commits must not be inside an epoch, it would wait for itself until its bound.
     #[must_use]
+    #[inline]
     pub fn enter(&mut self) -> Epoch<'_> {
         // The next odd number, also if the last epoch was leaked and never left.
         self.epoch = (self.epoch + 1) | 1;
-        self.slot.enter(self.epoch);
+        self.slot.announce(self.epoch);
+        self.phb.fences().in_port();
         Epoch { port: self }
     }
 
@@ -111,6 +112,7 @@ impl Epoch<'_> {
     ///
     /// # Errors
     /// The fault of the first byte. It is a guest's mistake, to be reported to the guest.
+    #[inline]
     pub fn translate(&self, iova: Iova, len: u64, access: Access) -> Result<Run, Fault> {
         let fault = |reason| Err(Fault { iova, access, reason });
         let config = self.port.phb.config_rw();
@@ -178,6 +180,7 @@ impl Epoch<'_> {
 }
 
 impl Drop for Epoch<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.port.epoch += 1;
         self.port.slot.leave(self.port.epoch);

@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fence::Fences;
+use super::pins::PinSet;
+use super::port::DmaPort;
+use super::protocol::{EpochSlot, HeldPins, PinSlot};
+use super::quiesce::Quiesce;
+use super::registry::Registry;
 use crate::addr::EndpointId;
-use crate::pins::{PinSet, PinSlot, Scope};
-use crate::port::DmaPort;
-use crate::quiesce::{EpochSlot, Quiesce};
+use crate::chip::Target;
 use crate::registers::{Tar, config_rw};
-use crate::registry::Registry;
 use crate::table::TceTable;
 
 /// The PCI host bridge that one endpoint sits behind. The device that does the DMA shares it with the control plane.
@@ -27,6 +30,7 @@ pub struct Phb {
     endpoint: EndpointId,
     ports: Registry<EpochSlot>,
     pins: Registry<PinSlot>,
+    held_pins: HeldPins,
     tables: Mutex<Tables>,
 }
 
@@ -35,6 +39,7 @@ pub struct Phb {
 #[repr(align(128))]
 struct Registers {
     config_rw: AtomicU32,
+    fences: Fences,
     tar: AtomicU64,
 }
 
@@ -44,29 +49,8 @@ struct Registers {
 /// to one in `retired`, or to one that a [`Quiesce`] of this PHB carries.
 #[derive(Debug)]
 struct Tables {
-    target: Target,
+    target: Target<TceTable>,
     retired: Vec<Arc<TceTable>>,
-}
-
-/// Where the accesses of a PHB go.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// Nowhere: all fault.
-    Nothing,
-    /// To the address that the device issued.
-    Identity,
-    /// Through a table.
-    Table(Arc<TceTable>),
-}
-
-impl Target {
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Nothing, Self::Nothing) | (Self::Identity, Self::Identity) => true,
-            (Self::Table(table), Self::Table(other)) => Arc::ptr_eq(table, other),
-            _ => false,
-        }
-    }
 }
 
 /// What programming a PHB did to the translations that were there before.
@@ -79,15 +63,17 @@ pub(crate) enum Reprogrammed {
 }
 
 impl Phb {
-    pub(crate) fn new(endpoint: EndpointId) -> Self {
+    pub(crate) fn new(endpoint: EndpointId, fences: Fences) -> Self {
         Self {
             registers: Registers {
                 config_rw: AtomicU32::new(config_rw::TCE_ENABLE),
+                fences,
                 tar: AtomicU64::new(Tar::NO_TABLE.value()),
             },
             endpoint,
             ports: Registry::new(),
             pins: Registry::new(),
+            held_pins: HeldPins::new(),
             tables: Mutex::new(Tables { target: Target::Nothing, retired: Vec::new() }),
         }
     }
@@ -124,10 +110,21 @@ impl Phb {
         &self.pins
     }
 
+    pub(crate) fn held_pins(&self) -> &HeldPins {
+        &self.held_pins
+    }
+
+    #[inline]
+    pub(crate) fn fences(&self) -> Fences {
+        self.registers.fences
+    }
+
+    #[inline]
     pub(crate) fn config_rw(&self) -> u32 {
         self.registers.config_rw.load(Ordering::Acquire)
     }
 
+    #[inline]
     pub(crate) fn tar(&self) -> Tar {
         Tar::from_value(self.registers.tar.load(Ordering::Acquire))
     }
@@ -136,7 +133,7 @@ impl Phb {
     ///
     /// An access may read CONFIG_RW before and TAR after the change, or the other way round. The order of the stores
     /// lets it see the old or the new target, or none, never a third one.
-    pub(crate) fn program(&self, target: Target) -> Reprogrammed {
+    pub(crate) fn program(&self, target: Target<TceTable>) -> Reprogrammed {
         let mut tables = self.tables();
         if tables.target.is_same(&target) {
             return Reprogrammed::NothingLost;
@@ -170,8 +167,8 @@ impl Phb {
     }
 
     /// Starts to wait for the accesses through translations that were changed before this call.
-    pub(crate) fn quiesce<'a>(&'a self, scope: Scope<'a>) -> Quiesce<'a> {
-        Quiesce::begin(self, scope)
+    pub(crate) fn quiesce(self: &Arc<Self>) -> Quiesce {
+        Quiesce::begin(self)
     }
 
     pub(crate) fn take_retired(&self) -> Vec<Arc<TceTable>> {

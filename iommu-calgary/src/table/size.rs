@@ -62,6 +62,19 @@ impl TableSize {
     pub fn from_window_bytes(bytes: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|size| size.window_bytes() == bytes)
     }
+
+    /// The size whose table is exactly `bytes` long.
+    #[must_use]
+    pub fn from_table_bytes(bytes: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|size| size.table_bytes() as u64 == bytes)
+    }
+
+    /// The smallest size whose window covers memory up to `bytes`, or the largest there is: what Linux chose by the end
+    /// of RAM.
+    #[must_use]
+    pub fn covering(bytes: u64) -> Self {
+        Self::ALL.into_iter().find(|size| size.window_bytes() >= bytes).unwrap_or(Self::GiB4)
+    }
 }
 
 impl fmt::Display for TableSize {
@@ -94,8 +107,13 @@ mod tests {
             assert_eq!(size.window_bytes(), window);
             assert_eq!(TableSize::from_window_bytes(window), Some(size));
             assert_eq!(TableSize::from_window_bytes(window + 1), None);
+            assert_eq!(TableSize::from_table_bytes(table as u64), Some(size));
+            assert_eq!(TableSize::from_table_bytes(table as u64 - 8), None);
+            assert_eq!(TableSize::covering(window), size);
+            assert_eq!(TableSize::covering(window / 2 + 1), size);
         }
         assert_eq!(TableSize::from_window_bytes(8 << 30), None);
+        assert_eq!(TableSize::covering(64 << 30), TableSize::GiB4);
     }
 
     #[test]

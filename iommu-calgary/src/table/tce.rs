@@ -47,14 +47,37 @@ impl Tce {
         Permissions::new(self.0 & READ != 0, self.0 & WRITE != 0)
     }
 
+    /// What is added to an entry to point `pages` pages further. Beyond 2^48 it would reach the unused bits.
+    pub(crate) const fn pages(pages: usize) -> u64 {
+        pages as u64 * PAGE_SIZE
+    }
+
     /// The entry's 64 bits in host order.
     #[must_use]
     pub const fn value(self) -> u64 {
         self.0
     }
 
+    /// An entry with any bits at all, also such as no driver sets: for tests of what looks at tables.
+    #[must_use]
+    pub const fn from_value(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The entry's eight bytes, as they lie in table memory.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.to_memory().to_ne_bytes()
+    }
+
+    /// Inverse of [`Tce::to_bytes`].
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self::from_memory(u64::from_ne_bytes(bytes))
+    }
+
     /// The integer that, stored in table memory, has the byte order that the chip reads. With [`Tce::from_memory`] the
-    /// only place where the byte order of an entry changes.
+    /// only place where the byte order of an entry changes, but for the vectors of large fills.
     #[must_use]
     pub const fn to_memory(self) -> u64 {
         self.0.to_be()
@@ -92,6 +115,25 @@ mod tests {
         assert_eq!(Tce::new(RealAddr(0x1000), Permissions::WRITE).value(), 0x1002);
         assert_eq!(Tce::new(RealAddr(0x1000), Permissions::NONE).value(), 0x1000);
         assert_eq!(Tce::FREE.value(), 0);
+    }
+
+    /// Field by field and bit by bit: R, W and 36 bits of RPN are ours, the others are never set (`asm/tce.h`).
+    #[test]
+    fn every_bit_has_its_place() {
+        for bit in 12..48 {
+            let tce = Tce::new(RealAddr(1 << bit), Permissions::NONE);
+            assert_eq!(tce.value(), 1 << bit);
+            let mut bytes = [0; 8];
+            bytes[7 - bit / 8] = 1 << (bit % 8);
+            assert_eq!(tce.to_bytes(), bytes);
+        }
+        assert_eq!(Tce::new(RealAddr(0), Permissions::READ).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 0x01]);
+        assert_eq!(Tce::new(RealAddr(0), Permissions::WRITE).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 0x02]);
+        for bit in (2..12).chain(48..64) {
+            assert_eq!(Tce::new(RealAddr(1 << bit), Permissions::NONE), Tce::FREE);
+            let odd = Tce::from_value(1 << bit);
+            assert_eq!((odd.real(), odd.permissions()), (RealAddr(0), Permissions::NONE));
+        }
     }
 
     #[test]

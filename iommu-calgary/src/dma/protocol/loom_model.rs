@@ -1,0 +1,197 @@
+//! The protocol in every interleaving, on loom's atomics. Loom knows no `membarrier`, so this is the symmetric form.
+//!
+//! A page is a cell whose accesses loom checks for races. A port reads it while it finds the entry set; the control plane
+//! clears the entry, waits as a commit does, and then writes the cell, as a guest that was told of the removal would. If
+//! the protocol let it through too early, the two accesses would race.
+
+use std::fmt::Debug;
+use std::sync::atomic::Ordering;
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, fence};
+use loom::{model, thread};
+
+use super::{EpochSlot, HeldPins, Lock, PinSlot, Platform, Scope, Word};
+use crate::addr::Iova;
+use crate::range::{IovaRange, RangeList};
+
+#[derive(Debug)]
+struct Loom;
+
+impl Platform for Loom {
+    type Word = AtomicU64;
+    type Lock<T: Debug> = loom::sync::Mutex<T>;
+}
+
+impl Word for AtomicU64 {
+    fn new(value: u64) -> Self {
+        Self::new(value)
+    }
+
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.store(value, order);
+    }
+
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        self.fetch_add(value, order)
+    }
+
+    fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+        self.fetch_sub(value, order)
+    }
+}
+
+impl<T: Debug> Lock<T> for loom::sync::Mutex<T> {
+    fn new(value: T) -> Self {
+        Self::new(value)
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        f(&mut self.lock().unwrap())
+    }
+}
+
+/// One PHB with one port, one pin set, one table entry, and the page that the entry leads to.
+struct Unit {
+    epoch: EpochSlot<Loom>,
+    pins: PinSlot<Loom>,
+    held: HeldPins<Loom>,
+    entry: AtomicU64,
+    page: UnsafeCell<u64>,
+}
+
+const RANGE: (Iova, Iova) = (Iova(0x1000), Iova(0x1fff));
+
+fn range() -> IovaRange {
+    IovaRange::new(RANGE.0, RANGE.1).unwrap()
+}
+
+impl Unit {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epoch: EpochSlot::new(),
+            pins: PinSlot::new(4),
+            held: HeldPins::new(),
+            entry: AtomicU64::new(1),
+            page: UnsafeCell::new(0),
+        })
+    }
+
+    /// R1 to R5. `fenced` says whether R2 is there.
+    fn access(&self, epoch: u64, fenced: bool) {
+        self.epoch.announce(epoch);
+        if fenced {
+            fence(Ordering::SeqCst);
+        }
+        if self.entry.load(Ordering::Acquire) != 0 {
+            self.touch();
+        }
+        self.epoch.leave(epoch + 1);
+    }
+
+    /// The same, with the access after the epoch, under a pin.
+    fn pinned_access(&self, epoch: u64) {
+        self.epoch.announce(epoch);
+        fence(Ordering::SeqCst);
+        let reachable = self.entry.load(Ordering::Acquire) != 0;
+        if reachable {
+            self.pins.pin(&self.held, range());
+        }
+        self.epoch.leave(epoch + 1);
+        if reachable {
+            self.touch();
+        }
+        self.pins.release(&self.held);
+    }
+
+    fn touch(&self) {
+        // SAFETY: what is under test; loom panics if the control plane writes at the same time.
+        self.page.with(|page| unsafe { std::ptr::read(page) });
+    }
+
+    /// W1 to W5, and then what a guest does with its page. `fenced` says whether W2 is there.
+    fn remove(&self, fenced: bool) {
+        self.entry.store(0, Ordering::Release);
+        if fenced {
+            fence(Ordering::SeqCst);
+        }
+        if let Some(epoch) = self.epoch.inside() {
+            while self.epoch.inside() == Some(epoch) {
+                thread::yield_now();
+            }
+        }
+        let mut removed = RangeList::new(4);
+        removed.insert(range());
+        if self.held.any()
+            && let Some(generation) = self.pins.held(Scope::Removed(&removed))
+        {
+            while self.pins.generation() == generation {
+                thread::yield_now();
+            }
+        }
+        // SAFETY: what is under test.
+        self.page.with_mut(|page| unsafe { std::ptr::write(page, 1) });
+    }
+}
+
+fn check(device: impl Fn(&Unit) + Send + Sync + Copy + 'static, fenced: bool) {
+    model(move || {
+        let unit = Unit::new();
+        let device = {
+            let unit = Arc::clone(&unit);
+            thread::spawn(move || device(&unit))
+        };
+        unit.remove(fenced);
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn a_page_is_taken_back_only_after_the_last_access() {
+    check(|unit| unit.access(1, true), true);
+}
+
+#[test]
+fn a_port_that_enters_again_neither_slips_through_nor_prolongs_the_wait() {
+    check(
+        |unit| {
+            unit.access(1, true);
+            unit.access(3, true);
+        },
+        true,
+    );
+}
+
+#[test]
+fn a_pinned_page_is_taken_back_only_after_the_release() {
+    check(|unit| unit.pinned_access(1), true);
+}
+
+#[test]
+fn a_pin_set_in_use_again_is_waited_for_once() {
+    check(
+        |unit| {
+            unit.pinned_access(1);
+            unit.pinned_access(3);
+        },
+        true,
+    );
+}
+
+/// That loom finds what is wrong without them shows that the tests above can fail.
+#[test]
+#[should_panic = "Causality violation"]
+fn without_the_fence_of_the_port_it_is_wrong() {
+    check(|unit| unit.access(1, false), true);
+}
+
+#[test]
+#[should_panic = "Causality violation"]
+fn without_the_fence_of_the_commit_it_is_wrong() {
+    check(|unit| unit.access(1, true), false);
+}
