@@ -148,6 +148,27 @@ fn viot_writes_the_table_and_attach_the_line_that_uses_it() {
 }
 
 #[test]
+fn tce_explains_images_and_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut image = vec![0; 64 << 10];
+    image[16..24].copy_from_slice(&0x1234_5003_u64.to_be_bytes());
+    image[24..32].copy_from_slice(&0x1234_6003_u64.to_be_bytes());
+    let file = path(folder.path(), "table");
+    std::fs::write(&file, &image).unwrap();
+    let output = calgaryd(&["tce", "dump", &file]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(text.contains("0x00002000..=0x00003fff  ->  0x000012345000  RW"), "{text}");
+
+    let text = String::from_utf8(calgaryd(&["tce", "decode", "0000000012345003"]).stdout).unwrap();
+    assert!(text.contains("0x000012345000") || text.contains("0x12345"), "{text}");
+    std::fs::write(&file, b"short").unwrap();
+    assert_eq!(calgaryd(&["tce", "dump", &file]).status.code(), Some(1));
+    assert!(complaint(&["tce", "decode", "no"]).contains("hexadecimal"));
+    assert!(complaint(&["tce", "dump"]).contains("--pid"));
+}
+
+#[test]
 fn help_is_complete_and_goes_to_standard_output() {
     for args in
         [&["--help"][..], &["serve", "--help"], &["viot", "--help"], &["attach", "qemu", "--help"], &["demo", "--help"]]

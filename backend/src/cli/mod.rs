@@ -3,6 +3,7 @@
 mod attach;
 mod demo;
 mod serve;
+mod tce;
 mod viot;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ enum Command {
     Viot(viot::Args),
     Attach(attach::Args),
     Demo(demo::Args),
+    Tce(tce::Args),
 }
 
 /// How a command fails.
@@ -57,6 +59,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Viot(args) => viot::run(&args),
         Command::Attach(args) => attach::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Tce(args) => tce::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
