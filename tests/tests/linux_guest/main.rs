@@ -5,7 +5,9 @@
 
 mod rig;
 
+mod drivers_come_and_go;
 mod misconfigured_vmm;
 mod modes_of_the_iommu;
 mod pause_and_reboot;
 mod posix_through_both_shares;
+mod soak;

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// Tag of the share behind the IOMMU.
 pub(crate) const TRANSLATED: &str = "translated";
+/// Tag of another share behind the IOMMU, where a test asks for one.
+pub(crate) const SECOND: &str = "second";
 /// Tag of the share outside it.
 pub(crate) const DIRECT: &str = "direct";
 /// Guest RAM in MiB; the IOVA window lies inside it.
@@ -36,11 +38,20 @@ pub(crate) struct Rig {
 impl Rig {
     /// `None` where the guest's parts cannot be had.
     pub(crate) fn new() -> Option<Self> {
-        Self::with_window(TableSize::MiB256)
+        Self::with(TableSize::MiB256, false)
     }
 
     /// The same, with another IOVA window.
     pub(crate) fn with_window(window: TableSize) -> Option<Self> {
+        Self::with(window, false)
+    }
+
+    /// The same, with a second share behind the IOMMU.
+    pub(crate) fn with_second_endpoint() -> Option<Self> {
+        Self::with(TableSize::MiB256, true)
+    }
+
+    fn with(window: TableSize, second: bool) -> Option<Self> {
         let turn = ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = bundle_for_tests()?;
         let root = tempfile::tempdir().unwrap();
@@ -60,11 +71,11 @@ impl Rig {
             window,
             boot_bypass: false,
         };
-        let config = ServeConfig {
-            iommu: Some(iommu),
-            shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
-            poll: PollPolicy::default(),
-        };
+        let mut shares = vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)];
+        if second {
+            shares.push(share(SECOND, "00:08.0", true));
+        }
+        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Some(Self { daemon, config, bundle, root, _turn: turn })
     }
