@@ -107,6 +107,11 @@ impl Iommu {
         self.calgary().live_mappings()
     }
 
+    /// Looks at the domains and their tables between two batches.
+    pub fn inspect<T>(&self, look: impl FnOnce(&Calgary) -> T) -> T {
+        look(&self.calgary())
+    }
+
     /// Whether unattached endpoints reach memory untranslated.
     #[must_use]
     pub fn bypass(&self) -> bool {
