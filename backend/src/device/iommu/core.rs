@@ -44,6 +44,7 @@ pub struct Iommu {
     reserved: Vec<Reserved>,
     faults: FaultLog,
     stats: IommuStats,
+    quiesce_limit: Duration,
 }
 
 impl Iommu {
@@ -53,19 +54,28 @@ impl Iommu {
     /// # Errors
     /// The kernel refuses memory or descriptors.
     pub fn new(size: TableSize, bypass: bool) -> std::io::Result<Self> {
+        Self::with_quiesce_limit(size, bypass, QUIESCE_LIMIT)
+    }
+
+    /// The same, with another bound on the wait for DMA in flight.
+    ///
+    /// # Errors
+    /// As [`Iommu::new`].
+    pub fn with_quiesce_limit(size: TableSize, bypass: bool, quiesce_limit: Duration) -> std::io::Result<Self> {
         let mut calgary = Calgary::new(size, Limits::default()).map_err(std::io::Error::other)?;
         let reserved = vec![LEGACY_HOLE, MSI_WINDOW];
         for region in &reserved {
             calgary.reserve(Iova(region.first), Iova(region.last));
         }
         calgary.set_bypass(bypass);
-        calgary.commit(QUIESCE_LIMIT);
+        calgary.commit(quiesce_limit);
         Ok(Self {
             calgary: Mutex::new(calgary),
             size,
             reserved,
             faults: FaultLog::new()?,
             stats: IommuStats::default(),
+            quiesce_limit,
         })
     }
 
@@ -138,14 +148,13 @@ impl Iommu {
 
     /// Makes what was changed true for every DMA; says whether it is. If not, the endpoints concerned are broken.
     pub(super) fn commit(&self, calgary: &mut Calgary) -> bool {
-        let commit = calgary.commit(QUIESCE_LIMIT);
+        let commit = calgary.commit(self.quiesce_limit);
         self.stats.note_commit(&commit);
         for endpoint in &commit.broken {
             error!(
-                "iommu: endpoint {:#x} still had a DMA in flight {} s after its translation was removed; it is cut off \
+                "iommu: endpoint {:#x} still had a DMA in flight {:?} after its translation was removed; it is cut off \
                  until the IOMMU is reset. Is its file system hanging?",
-                endpoint.0,
-                QUIESCE_LIMIT.as_secs()
+                endpoint.0, self.quiesce_limit
             );
         }
         commit.broken.is_empty()

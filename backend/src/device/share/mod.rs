@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use iommu_calgary::{Access, Phb};
 use log::{error, info};
-use virtio_9p::{Outcome, Passthrough, Readable, Segment, Server, Writable};
+use virtio_9p::{FileSystem, Outcome, Passthrough, Readable, Segment, Server, Writable};
 
 use frontend_spec::ninep::{MountTag, feature as ninep_feature};
 use frontend_spec::virtio::{DEVICE_ID_9P, feature};
@@ -41,10 +41,10 @@ struct Translated {
 }
 
 /// The device model.
-pub struct ShareDevice {
+pub struct ShareDevice<F: FileSystem = Passthrough> {
     identity: Identity,
     config: Vec<u8>,
-    server: Server<Passthrough>,
+    server: Server<F>,
     max_message: u64,
     translated: Option<Translated>,
     shared: Shared<Worker>,
@@ -77,17 +77,11 @@ pub enum Attachment {
     },
 }
 
-impl ShareDevice {
+impl<F: FileSystem> ShareDevice<F> {
     /// A device that shows `server` under `tag`; messages are at most `max_message` bytes, and its thread polls as `poll`
     /// says.
     #[must_use]
-    pub fn new(
-        tag: &MountTag,
-        server: Server<Passthrough>,
-        max_message: u32,
-        attachment: Attachment,
-        poll: PollPolicy,
-    ) -> Self {
+    pub fn new(tag: &MountTag, server: Server<F>, max_message: u32, attachment: Attachment, poll: PollPolicy) -> Self {
         let identity = Identity {
             name: format!("share {tag}"),
             virtio_id: u32::from(DEVICE_ID_9P),
@@ -288,7 +282,7 @@ fn pin(
     Ok(())
 }
 
-impl Device for ShareDevice {
+impl<F: FileSystem> Device for ShareDevice<F> {
     fn identity(&self) -> &Identity {
         &self.identity
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use virtio_9p::{Passthrough, Server};
+use virtio_9p::{FileSystem, Server};
 
 /// Counters of the queue; the server has its own.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub struct ShareStatsSnapshot {
 }
 
 impl ShareStats {
-    pub(super) fn snapshot(&self, server: &Server<Passthrough>) -> ShareStatsSnapshot {
+    pub(super) fn snapshot<F: FileSystem>(&self, server: &Server<F>) -> ShareStatsSnapshot {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let served = server.stats();
         ShareStatsSnapshot {
