@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,11 +9,13 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::failure::Failure;
-use crate::iommu::{IommuPlan, Scene};
+use crate::files::{FilesPlan, Roster};
+use crate::iommu::IommuPlan;
 use crate::measure::Cores;
 use crate::peers::{DAEMON_COMMAND, Programs};
 use crate::progress::Steps;
-use crate::report;
+use crate::report::{self, Comparison, Environment};
+use crate::scene::Scene;
 
 /// Measures calgaryd beside its peers, on two processors and without a virtual machine.
 ///
@@ -30,9 +32,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything, beside every peer: one table of ratios, optionally one JSON object or a page with plots.
+    Compare(CompareOptions),
+
     /// MAP and UNMAP of one page per request: nanoseconds by requests per kick and by live mappings, beside QEMU's
     /// virtio-iommu and beside the bare round trips between the two processors.
     Iommu(Options),
+
+    /// File operations: calgaryd without IOMMU, with mappings kept and strict, beside QEMU's virtio-9p, virtiofsd, diod,
+    /// crosvm's server (the crate p9) and plain system calls.
+    Files(Options),
+
+    /// What isolation costs: the same file operations with no IOMMU, with mappings kept, lazy and strict, on calgaryd and on
+    /// QEMU's virtio-9p behind its own virtio-iommu: throughput and processor time per operation.
+    PriceOfSafety(SafetyOptions),
+}
+
+/// What a comparison takes besides.
+#[derive(Clone, Debug, Args)]
+struct CompareOptions {
+    #[command(flatten)]
+    common: Options,
+
+    /// Write a page (index.html, its plots as SVG, report.json) into this folder, made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+/// What the price of safety takes besides.
+#[derive(Clone, Debug, Args)]
+struct SafetyOptions {
+    #[command(flatten)]
+    common: Options,
+
+    /// One more calgaryd, strict, with a mechanism switched off by an argument of `calgaryd serve`: its name in the table,
+    /// then the argument; may repeat.
+    #[arg(long = "variant", value_name = "NAME=ARG", value_parser = parse_variant)]
+    variants: Vec<(String, String)>,
+}
+
+fn parse_variant(text: &str) -> Result<(String, String), String> {
+    let (name, argument) = text.split_once('=').ok_or("give a name, then =, then an argument")?;
+    Ok((name.to_owned(), argument.to_owned()))
 }
 
 /// What all runs have in common.
@@ -71,7 +112,10 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(cause) => cause.exit(),
     };
     let outcome = match cli.command {
+        Command::Compare(options) => compare(&options),
         Command::Iommu(options) => iommu(&options),
+        Command::Files(options) => files(&options),
+        Command::PriceOfSafety(options) => price_of_safety(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +123,42 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("calgary-bench: {failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn compare(options: &CompareOptions) -> Result<(), Failure> {
+    let common = &options.common;
+    let stage = Stage::set(common)?;
+    let (scene, rounds) = (stage.scene(common), usize::from(common.rounds));
+    let mut environment = Environment::at_start(stage.cores, stage.programs.as_ref());
+    let iommu = crate::iommu::run(&scene, &IommuPlan::new(common.quick, rounds))?;
+    let files = crate::files::run(&scene, &FilesPlan::new(common.quick, rounds), &Roster::comparison())?;
+    environment.finish();
+    stage.steps.finish();
+    let report = Comparison { environment, iommu, files };
+    if common.json {
+        print_json(&report)?;
+    } else {
+        println!("{}\n\n{}", report.environment, report::ratio_table(&report));
+    }
+    if let Some(folder) = &options.report {
+        let page = report::write_page(&report, folder)?;
+        eprintln!("the page is {}", page.display());
+    }
+    Ok(())
+}
+
+fn price_of_safety(options: &SafetyOptions) -> Result<(), Failure> {
+    let common = &options.common;
+    let stage = Stage::set(common)?;
+    let plan = FilesPlan::safety(common.quick, usize::from(common.rounds));
+    let report = crate::files::run(&stage.scene(common), &plan, &Roster::safety(&options.variants))?;
+    stage.steps.finish();
+    if common.json {
+        print_json(&report)
+    } else {
+        print!("{}", report::safety_text(&report));
+        Ok(())
     }
 }
 
@@ -91,6 +171,19 @@ fn iommu(options: &Options) -> Result<(), Failure> {
         print_json(&report)
     } else {
         print!("{}", report::iommu_table(&report));
+        Ok(())
+    }
+}
+
+fn files(options: &Options) -> Result<(), Failure> {
+    let stage = Stage::set(options)?;
+    let plan = FilesPlan::new(options.quick, usize::from(options.rounds));
+    let report = crate::files::run(&stage.scene(options), &plan, &Roster::comparison())?;
+    stage.steps.finish();
+    if options.json {
+        print_json(&report)
+    } else {
+        print!("{}", report::files_table(&report));
         Ok(())
     }
 }

@@ -5,18 +5,19 @@
 //!    ├── measure   processors, clocks, figures
 //!    ├── peers     the servers, as processes
 //!    ├── iommu     MAP and UNMAP
+//!    ├── files     file operations
 //!    └── report    tables, JSON, HTML
 //! ```
 
-#![expect(dead_code, unused_imports, reason = "the file servers are not driven yet")]
-
 mod cli;
 mod failure;
+mod files;
 mod iommu;
 mod measure;
 mod peers;
 mod progress;
 mod report;
+mod scene;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,10 @@
 //!      └─ commit: waits until no epoch and no pin uses what was removed
 //! ```
 //!
+//! That is the [soft chip](chip::Soft), which serves guests. The same control plane drives a chip with registers through
+//! the [PHB driver](driver): a [real one](chip::mapped), as far as it is known, or the [model](chip::model), which
+//! reports what a driver does wrong.
+//!
 //! Five types to know:
 //! - [`Calgary`]: the control plane. Its methods are the requests of a virtio-iommu (virtio 1.2 §5.13) without their
 //!   wire format.
@@ -20,6 +24,9 @@
 //! - [`Phb`]: what one endpoint's accesses pass through.
 //! - [`DmaPort`]: one device thread's way through a PHB; its [`Epoch`]s translate.
 //! - [`PinSet`]: what keeps a range good for an access that outlasts an epoch.
+//!
+//! Beside them: the [`registers`] and what their bits mean, finding chips in a [BIOS image](rio), and
+//! [showing tables](inspect).
 //!
 //! # Example
 //!

@@ -11,7 +11,8 @@
 //! - [`Segment`], [`Readable`], [`Writable`]: the seam. A request is a list of memory pieces to read, a reply a list of pieces
 //!   to write. File data goes straight between those pieces and the file.
 //! - [`Server`]: one session. [`Server::handle`] answers one request.
-//! - [`FileSystem`]: what a server serves. [`Passthrough`] is the one for a folder.
+//! - [`FileSystem`]: what a server serves. [`Passthrough`] is the one for a folder, [`synthetic::Synthetic`] the one for files
+//!   made of closures.
 //! - [`wire`]: the messages, in both directions, so that a client can be built on them.
 //!
 //! ```
@@ -46,6 +47,7 @@ mod session;
 mod stats;
 
 pub mod limits;
+pub mod synthetic;
 pub mod wire;
 
 pub use errno::Errno;
@@ -54,7 +56,7 @@ pub use fs::{
     SetTime,
 };
 pub use name::Name;
-pub use passthrough::{Passthrough, PassthroughError, PassthroughOptions};
+pub use passthrough::{IdRange, Passthrough, PassthroughError, PassthroughOptions, Security};
 pub use segment::{IoVectors, Readable, Segment, Writable};
-pub use server::{Options, Outcome, Server};
+pub use server::{Completed, Options, Outcome, Server, Started};
 pub use stats::Stats;

@@ -58,5 +58,19 @@ pub const MAX_LOCK_OWNERS: usize = 4096;
 /// for each lock on it: about a millisecond at this many.
 pub const MAX_LOCK_RANGES: usize = 8192;
 
+/// Default most locks that wait at a time: a quarter of the 128 places of Linux's queue, so that the request that gives up the
+/// lock finds one.
+pub const DEFAULT_MAX_PARKED_LOCKS: usize = 32;
+
 /// Longest client id of a lock in bytes. Linux sends its node name, at most 64.
 pub const MAX_CLIENT_ID: usize = 255;
+
+/// Least descriptors that the passthrough file system keeps to: a request may need several at a time.
+pub const MIN_DESCRIPTORS: usize = 8;
+
+/// Descriptors closed at once when the budget is spent, so that the search for them is paid by many requests.
+pub const RECLAIM_BATCH: usize = 64;
+
+/// Descriptors looked at before the search is given up: what cannot be closed (unlinked files) must not make every request
+/// slow.
+pub const RECLAIM_SCAN: usize = 4096;

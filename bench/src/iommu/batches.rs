@@ -140,9 +140,14 @@ impl Batches {
                 sample.wall += self.batch(queue, unmaps)?;
                 sample.operations += 2 * u64::from(per_kick);
             }
-            sample.cpu = cpu()? - before;
+            sample.cpu = cpu()?.saturating_sub(before);
             Ok(sample)
         })
+    }
+
+    /// Notifies the device although there is no request.
+    pub(super) fn kick(&self) -> Result<(), Failure> {
+        Ok(self.iommu.with_requests(VirtQueue::force_kick)?)
     }
 
     fn batch(&self, queue: &mut VirtQueue, slots: &[Slot]) -> Result<Duration, Failure> {

@@ -3,4 +3,4 @@
 mod batches;
 mod run;
 
-pub(crate) use run::{IommuPlan, IommuPoint, IommuReport, Scene, run};
+pub(crate) use run::{IommuPlan, IommuPoint, IommuReport, run};

@@ -1,17 +1,16 @@
 //! The run: this project's virtio-iommu and QEMU's, turn about.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use calgary_tests::guest::{GuestMemory, VhostUserDevice, VhostUserOptions};
+use calgary_tests::guest::{GuestMemory, QtestBus, VhostUserDevice, VhostUserOptions};
 use serde::Serialize;
 
 use super::batches::Batches;
 use crate::failure::Failure;
-use crate::measure::{Cores, Figure, Limits, Series, ping_pongs};
+use crate::measure::{Figure, Limits, Sample, Series, ping_pongs};
 use crate::peers::{Daemon, DaemonOptions, Programs, Qemu, QemuOptions, Server};
-use crate::progress::Steps;
+use crate::scene::Scene;
 
 /// RAM of both guests in MiB; the window is as large, and mostly never touched.
 const MEMORY_MIB: u64 = 2048;
@@ -58,36 +57,32 @@ pub(crate) struct IommuPoint {
     pub(crate) cpu: Figure,
 }
 
+/// A kick of QEMU's device without a request: what of its figures is the socket's.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct EmptyKick {
+    /// Nanoseconds until it is acknowledged.
+    pub(crate) wall: Figure,
+    /// Nanoseconds of QEMU's processor time.
+    pub(crate) cpu: Figure,
+}
+
 /// The results.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct IommuReport {
     /// The bare round trips, before and after.
     pub(crate) limits: [Limits; 2],
+    /// A kick of QEMU's device without a request, if it took part.
+    pub(crate) empty_kick: Option<EmptyKick>,
     /// All points, by live mappings, then requests per kick, then server.
     pub(crate) points: Vec<IommuPoint>,
-}
-
-/// Where a run takes place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Scene<'a> {
-    /// The processors.
-    pub(crate) cores: Cores,
-    /// Sockets and logs.
-    pub(crate) work: &'a Path,
-    /// The shared folder.
-    pub(crate) folder: &'a Path,
-    /// The peers' programs; without them only this project's own servers run.
-    pub(crate) programs: Option<&'a Programs>,
-    /// Further arguments of `calgaryd serve`.
-    pub(crate) daemon_args: &'a [String],
-    /// Who is told how far it is.
-    pub(crate) steps: &'a Steps,
 }
 
 /// A server and its driver.
 struct Side {
     batches: Batches,
     server: Server,
+    /// The socket that kicks go through, if they do.
+    bus: Option<Arc<QtestBus>>,
 }
 
 /// Measures `plan`.
@@ -112,9 +107,10 @@ pub(crate) fn run(scene: &Scene<'_>, plan: &IommuPlan) -> Result<IommuReport, Fa
             points.extend(point(&sides, plan, *per_kick, *live)?);
         }
     }
+    let empty_kick = sides.iter().find_map(|side| Some(empty_kicks(side, side.bus.as_ref()?, plan))).transpose()?;
     drop(sides);
     let after = ping_pongs(scene.cores, plan.rounds)?;
-    Ok(IommuReport { limits: [before, after], points })
+    Ok(IommuReport { limits: [before, after], empty_kick, points })
 }
 
 fn point(sides: &[Side], plan: &IommuPlan, per_kick: u16, live: u64) -> Result<Vec<IommuPoint>, Failure> {
@@ -138,19 +134,36 @@ fn point(sides: &[Side], plan: &IommuPlan, per_kick: u16, live: u64) -> Result<V
     Ok(points.collect())
 }
 
+fn empty_kicks(side: &Side, bus: &QtestBus, plan: &IommuPlan) -> Result<EmptyKick, Failure> {
+    let mut series = Series::default();
+    for _ in 0..plan.rounds {
+        let before = side.server.cpu()?;
+        let start = Instant::now();
+        let mut operations = 0;
+        while start.elapsed() < plan.sample {
+            side.batches.kick()?;
+            bus.settle().map_err(|cause| Failure::system("kick QEMU", cause))?;
+            operations += 1;
+        }
+        let wall = start.elapsed();
+        series.push(Sample { operations, wall, cpu: side.server.cpu()?.saturating_sub(before) });
+    }
+    Ok(EmptyKick { wall: series.wall(), cpu: series.cpu() })
+}
+
 fn own(scene: &Scene<'_>, most: u64) -> Result<Side, Failure> {
     let options = DaemonOptions { folder: scene.folder, window: WINDOW, more: scene.daemon_args };
-    let daemon = Daemon::start(&options, scene.cores, scene.work)?;
+    let daemon = Daemon::start(&options, scene.cores, &scene.place("iommu-calgaryd")?)?;
     let memory = Arc::new(GuestMemory::new(MEMORY_MIB)?);
     let device = VhostUserDevice::connect(Arc::clone(&memory), VhostUserOptions::new(&daemon.iommu, 2))?;
     let batches = Batches::new(Daemon::NAME, Box::new(device), memory, Daemon::ENDPOINT, most)?;
-    Ok(Side { batches, server: daemon.server })
+    Ok(Side { batches, server: daemon.server, bus: None })
 }
 
 fn qemu(scene: &Scene<'_>, programs: &Programs, most: u64) -> Result<Side, Failure> {
     let options = QemuOptions { memory_mib: MEMORY_MIB, iommu: true, folder: None, translated: true };
-    let qemu = Qemu::start(programs, Qemu::NAME, &options, scene.cores, scene.work)?;
+    let qemu = Qemu::start(programs, Qemu::NAME, &options, scene.cores, &scene.place("iommu-qemu")?)?;
     let device = qemu.iommu()?;
     let batches = Batches::new(Qemu::NAME, Box::new(device), Arc::clone(&qemu.memory), Qemu::ENDPOINT, most)?;
-    Ok(Side { batches, server: qemu.server })
+    Ok(Side { batches, server: qemu.server, bus: Some(qemu.bus) })
 }

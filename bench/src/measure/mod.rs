@@ -8,4 +8,4 @@ mod series;
 pub(crate) use cores::Cores;
 pub(crate) use cpu_clock::CpuClock;
 pub(crate) use limits::{Limits, ping_pongs};
-pub(crate) use series::{Figure, Sample, Series, percentile};
+pub(crate) use series::{Figure, Sample, Series, count, percentile};

@@ -16,7 +16,7 @@ pub(crate) struct Sample {
 }
 
 /// The median of several samples and how far they lie apart, in nanoseconds per operation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Figure {
     /// The median.
     pub(crate) median: f64,
@@ -24,6 +24,18 @@ pub(crate) struct Figure {
     pub(crate) min: f64,
     /// The greatest sample.
     pub(crate) max: f64,
+    /// All samples, in the order they were taken.
+    pub(crate) samples: Vec<f64>,
+}
+
+impl Figure {
+    /// How many times `other` this is: the median of the ratios of samples taken one after the other, so that what
+    /// disturbs both for a while does not count.
+    pub(crate) fn over(&self, other: &Self) -> f64 {
+        let mut ratios: Vec<f64> = self.samples.iter().zip(&other.samples).map(|(one, other)| one / other).collect();
+        ratios.sort_by(f64::total_cmp);
+        percentile(&ratios, 0.5)
+    }
 }
 
 /// The samples of one kind of work on one server.
@@ -40,11 +52,6 @@ impl Series {
         }
     }
 
-    /// Number of samples.
-    pub(crate) fn len(&self) -> usize {
-        self.samples.len()
-    }
-
     /// Wall time per operation.
     pub(crate) fn wall(&self) -> Figure {
         self.figure(|sample| sample.wall)
@@ -57,12 +64,14 @@ impl Series {
 
     fn figure(&self, of: impl Fn(&Sample) -> Duration) -> Figure {
         let each = self.samples.iter().map(|sample| nanoseconds(of(sample)) / count(sample.operations));
-        let mut each: Vec<f64> = each.collect();
+        let samples: Vec<f64> = each.collect();
+        let mut each = samples.clone();
         each.sort_by(f64::total_cmp);
         Figure {
             median: percentile(&each, 0.5),
             min: each.first().copied().unwrap_or(f64::NAN),
             max: each.last().copied().unwrap_or(f64::NAN),
+            samples,
         }
     }
 }
@@ -81,7 +90,7 @@ fn nanoseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// Counts here are far below 2^53.
+/// `number` as a float; counts here are far below 2^53.
 pub(crate) fn count(number: u64) -> f64 {
     number as f64
 }
@@ -105,7 +114,17 @@ mod tests {
             let wall = Duration::from_micros(micros);
             series.push(Sample { operations: 10, wall, cpu: wall / 2 });
         }
-        assert_eq!(series.wall(), Figure { median: 2000.0, min: 1000.0, max: 3000.0 });
+        let wall = series.wall();
+        assert_eq!((wall.median, wall.min, wall.max), (2000.0, 1000.0, 3000.0));
+        assert_eq!(wall.samples, [3000.0, 1000.0, 2000.0]);
         assert_eq!(series.cpu().median, 1000.0);
+        assert_eq!(series.wall().over(&series.cpu()), 2.0);
+    }
+
+    #[test]
+    fn a_ratio_is_of_neighbours() {
+        let figure = |samples: &[f64]| Figure { median: 0.0, min: 0.0, max: 0.0, samples: samples.to_vec() };
+        // Disturbed in the second round and in the third.
+        assert_eq!(figure(&[4.0, 40.0, 4.0]).over(&figure(&[2.0, 20.0, 1.0])), 2.0);
     }
 }

@@ -15,6 +15,10 @@ use crate::measure::{Cores, CpuClock};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often its socket is looked for.
 const LOOK: Duration = Duration::from_millis(5);
+/// The pause between two looks at a clock that should stand still.
+const SETTLE: Duration = Duration::from_millis(1);
+/// Looks at most; a server that polls all the time never stands still.
+const SETTLE_LIMIT: usize = 20;
 /// Bytes of a log that an error shows.
 const SHOWN: usize = 2000;
 
@@ -64,9 +68,19 @@ impl Server {
         self.name
     }
 
-    /// Processor time it has used.
+    /// Processor time it has used. The kernel brings the clock of another process up to date when its threads go to
+    /// sleep or at a timer tick, so this waits until the clock stands still, or for as long as several ticks.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        self.clock.read()
+        let mut last = self.clock.read()?;
+        for _ in 0..SETTLE_LIMIT {
+            std::thread::sleep(SETTLE);
+            let now = self.clock.read()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last)
     }
 
     /// Waits until `socket` exists.

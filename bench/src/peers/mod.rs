@@ -2,10 +2,14 @@
 
 mod child;
 mod daemon;
+mod diod;
 mod programs;
 mod qemu;
+mod virtiofsd;
 
 pub(crate) use child::Server;
 pub(crate) use daemon::{DAEMON_COMMAND, Daemon, DaemonOptions};
+pub(crate) use diod::Diod;
 pub(crate) use programs::Programs;
 pub(crate) use qemu::{Qemu, QemuOptions};
+pub(crate) use virtiofsd::Virtiofsd;

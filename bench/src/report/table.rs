@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::files::{FilePoint, FilesReport};
 use crate::iommu::{IommuPoint, IommuReport};
 use crate::measure::Figure;
 use crate::peers::{Daemon, Qemu};
@@ -56,7 +57,7 @@ pub(super) fn time(nanoseconds: f64) -> String {
 }
 
 /// A median with its spread.
-pub(super) fn figure(figure: Figure) -> String {
+pub(super) fn figure(figure: &Figure) -> String {
     format!("{} [{}–{}]", time(figure.median), short(figure.min, figure.median), short(figure.max, figure.median))
 }
 
@@ -84,10 +85,10 @@ pub(crate) fn iommu_table(report: &IommuReport) -> String {
         points.find(|p| p.peer == peer && p.per_kick == like.per_kick && p.live == like.live).cloned()
     };
     for own in report.points.iter().filter(|point| point.peer == Daemon::NAME) {
-        let mut row = vec![own.per_kick.to_string(), own.live.to_string(), figure(own.wall), figure(own.cpu)];
+        let mut row = vec![own.per_kick.to_string(), own.live.to_string(), figure(&own.wall), figure(&own.cpu)];
         if let Some(qemu) = find(Qemu::NAME, own) {
-            row.extend([figure(qemu.wall), figure(qemu.cpu)]);
-            row.extend([ratio(qemu.wall.median / own.wall.median), ratio(qemu.cpu.median / own.cpu.median)]);
+            row.extend([figure(&qemu.wall), figure(&qemu.cpu)]);
+            row.extend([ratio(qemu.wall.over(&own.wall)), ratio(qemu.cpu.over(&own.cpu))]);
         }
         table.row(row);
     }
@@ -97,9 +98,13 @@ pub(crate) fn iommu_table(report: &IommuReport) -> String {
         let _ = writeln!(
             text,
             "bare round trip between the two processors, {when}: shared memory {}, eventfd wake {}",
-            figure(limits.shared_memory),
-            figure(limits.eventfd)
+            figure(&limits.shared_memory),
+            figure(&limits.eventfd)
         );
+    }
+    if let Some(kick) = &report.empty_kick {
+        let (wall, cpu) = (figure(&kick.wall), figure(&kick.cpu));
+        let _ = writeln!(text, "a kick of QEMU without a request, over its qtest socket: {wall}, CPU {cpu}");
     }
     if let (Some(one), Some(last)) =
         (report.points.iter().find(|p| p.peer == Daemon::NAME && p.per_kick == 1), report.limits.first())
@@ -111,6 +116,32 @@ pub(crate) fn iommu_table(report: &IommuReport) -> String {
         );
     }
     text
+}
+
+/// The file servers' results: processor time, then wall time.
+pub(crate) fn files_table(report: &FilesReport) -> String {
+    let cpu = one_table(report, "server CPU per operation", |point| &point.cpu);
+    let wall = one_table(report, "wall time per operation", |point| &point.wall);
+    format!("{cpu}\n{wall}")
+}
+
+fn one_table(report: &FilesReport, title: &str, of: impl Fn(&FilePoint) -> &Figure) -> String {
+    let mut head = vec![title, "depth"];
+    head.extend(&report.peers);
+    let mut table = Table::new(&head);
+    let mut spread = 0.0_f64;
+    for (work, depth) in report.rows() {
+        let mut row = vec![work.to_string(), depth.to_string()];
+        for peer in &report.peers {
+            let point = report.find(peer, work, depth).map(&of);
+            if let Some(figure) = point {
+                spread = spread.max((figure.max - figure.min) / figure.median);
+            }
+            row.push(point.map_or("–".to_owned(), |figure| time(figure.median)));
+        }
+        table.row(row);
+    }
+    format!("{}largest spread, (greatest − least) ÷ median: {:.0} %\n", table.render(), spread * 100.0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod batch;
 mod commit;
 mod domain;
 mod pending;
+mod queries;
 mod unit;
 
 pub use batch::{Request, RequestError};

@@ -59,7 +59,7 @@ pub struct Calgary<C: Chip = Soft> {
     /// Index into `domains` that the last lookup found: most requests name the same domain as the one before.
     recent: usize,
     pub(crate) endpoints: Vec<Endpoint>,
-    endpoint_index: BTreeMap<EndpointId, usize>,
+    pub(super) endpoint_index: BTreeMap<EndpointId, usize>,
     /// Domains that changed since the last commit, each once.
     pub(crate) dirty: Vec<DomainId>,
     /// Memory that each commit uses again.
@@ -71,7 +71,7 @@ pub struct Calgary<C: Chip = Soft> {
 
 #[derive(Debug)]
 pub(crate) struct DomainSlot<T> {
-    id: DomainId,
+    pub(super) id: DomainId,
     /// `None` for a bypass domain.
     pub(crate) space: Option<Domain<T>>,
     /// Indexes into the unit's endpoints. Never empty between calls.
@@ -79,7 +79,7 @@ pub(crate) struct DomainSlot<T> {
 }
 
 impl<T> DomainSlot<T> {
-    fn kind(&self) -> DomainKind {
+    pub(super) fn kind(&self) -> DomainKind {
         match self.space {
             Some(_) => DomainKind::Translated,
             None => DomainKind::Bypass,
@@ -151,18 +151,6 @@ impl<C: Chip> Calgary<C> {
         })
     }
 
-    /// The chip.
-    #[must_use]
-    pub fn chip(&self) -> &C {
-        &self.chip
-    }
-
-    /// The chip. Nothing may be done to it that the unit does not know of.
-    #[must_use]
-    pub fn chip_mut(&mut self) -> &mut C {
-        &mut self.chip
-    }
-
     /// Enters an endpoint whose PHB is ready and goes where unattached endpoints go.
     pub(crate) fn insert_endpoint(&mut self, id: EndpointId, phb: usize) {
         for (first, last) in self.chip.untranslated(phb) {
@@ -174,12 +162,6 @@ impl<C: Chip> Calgary<C> {
 
     pub(crate) fn has_endpoint(&self, id: EndpointId) -> bool {
         self.endpoint_index.contains_key(&id)
-    }
-
-    /// Size of every domain's table.
-    #[must_use]
-    pub fn size(&self) -> TableSize {
-        self.size
     }
 
     /// Makes every later MAP that overlaps `first..=last` fail. An inverted range reserves nothing.
@@ -199,12 +181,6 @@ impl<C: Chip> Calgary<C> {
                 self.note_move(endpoint);
             }
         }
-    }
-
-    /// What [`Calgary::set_bypass`] set last.
-    #[must_use]
-    pub fn bypass(&self) -> bool {
-        self.bypass
     }
 
     /// Attaches an endpoint, and detaches it from where it was (virtio 1.2 §5.13.6.3). The domain is created if it does
@@ -308,62 +284,6 @@ impl<C: Chip> Calgary<C> {
         Ok(mappings)
     }
 
-    /// Number of live mappings in all domains.
-    #[must_use]
-    pub fn live_mappings(&self) -> u64 {
-        let spaces = self.domains.iter().filter_map(|slot| slot.space.as_ref());
-        spaces.map(Domain::mappings).sum()
-    }
-
-    /// Number of live mappings in one domain: 0 if it does not exist or holds none.
-    #[must_use]
-    pub fn live_mappings_of(&self, domain: DomainId) -> u64 {
-        self.domain(domain).map_or(0, Domain::mappings)
-    }
-
-    /// The domains that exist, in the order of their ids.
-    pub fn domains(&self) -> impl Iterator<Item = DomainId> {
-        self.domains.iter().map(|slot| slot.id)
-    }
-
-    /// The kind of a domain, or `None` if it does not exist.
-    #[must_use]
-    pub fn domain_kind(&self, domain: DomainId) -> Option<DomainKind> {
-        let index = self.search(domain).ok()?;
-        Some(self.domains[index].kind())
-    }
-
-    /// A translated domain with its table, or `None` if it does not exist or is a bypass domain.
-    #[must_use]
-    pub fn domain(&self, domain: DomainId) -> Option<&Domain<C::Table>> {
-        let index = self.search(domain).ok()?;
-        self.domains[index].space.as_ref()
-    }
-
-    /// The domain that an endpoint is attached to.
-    #[must_use]
-    pub fn endpoint_domain(&self, endpoint: EndpointId) -> Option<DomainId> {
-        self.endpoints[self.endpoint_at(endpoint)?].domain
-    }
-
-    /// Whether an endpoint's slots are disabled, because its accesses did not end in time or because of a DMA error. Only
-    /// a [`Calgary::reset`] enables them again.
-    #[must_use]
-    pub fn is_broken(&self, endpoint: EndpointId) -> bool {
-        self.endpoint_at(endpoint).is_some_and(|index| self.endpoints[index].broken)
-    }
-
-    /// The endpoints of the unit, in the order of their ids.
-    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
-        self.endpoint_index.keys().copied()
-    }
-
-    /// Counters since the unit was made.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.stats
-    }
-
     /// Where an endpoint's accesses have to go.
     pub(crate) fn target_of(&self, endpoint: usize) -> Target<C::Table> {
         let Some(domain) = self.endpoints[endpoint].domain else {
@@ -413,11 +333,11 @@ impl<C: Chip> Calgary<C> {
         if self.bypass { Target::Identity } else { Target::Nothing }
     }
 
-    fn search(&self, domain: DomainId) -> Result<usize, usize> {
+    pub(super) fn search(&self, domain: DomainId) -> Result<usize, usize> {
         self.domains.binary_search_by_key(&domain, |slot| slot.id)
     }
 
-    fn endpoint_at(&self, endpoint: EndpointId) -> Option<usize> {
+    pub(super) fn endpoint_at(&self, endpoint: EndpointId) -> Option<usize> {
         self.endpoint_index.get(&endpoint).copied()
     }
 }

@@ -19,15 +19,15 @@ use crate::table::{Tce, entries_of};
 pub struct DmaPort {
     phb: Arc<Phb>,
     slot: Arc<EpochSlot>,
-    /// What the slot holds. Odd only while an [`Epoch`] lives, or after one was leaked.
-    epoch: u64,
+    /// What the slot holds outside of every epoch: even. If an [`Epoch`] was leaked, the slot was left odd and below it.
+    outside: u64,
 }
 
 impl DmaPort {
     pub(crate) fn new(phb: Arc<Phb>) -> Self {
         let slot = Arc::new(EpochSlot::new());
         phb.ports().add(Arc::clone(&slot));
-        Self { phb, slot, epoch: 0 }
+        Self { phb, slot, outside: 0 }
     }
 
     /// Enters an epoch: what it translates stays true until it is dropped.
@@ -37,9 +37,9 @@ impl DmaPort {
     #[must_use]
     #[inline]
     pub fn enter(&mut self) -> Epoch<'_> {
-        // The next odd number, also if the last epoch was leaked and never left.
-        self.epoch = (self.epoch + 1) | 1;
-        self.slot.announce(self.epoch);
+        let inside = self.outside + 1;
+        self.outside = inside + 1;
+        self.slot.announce(inside);
         self.phb.fences().in_port();
         Epoch { port: self }
     }
@@ -55,14 +55,14 @@ impl Drop for DmaPort {
     fn drop(&mut self) {
         self.phb.ports().remove(&self.slot);
         // A commit that found a leaked epoch may still look at the slot.
-        self.slot.leave((self.epoch + 1) & !1);
+        self.slot.leave(self.outside);
     }
 }
 
 /// A time in which translations stay true. Made by [`DmaPort::enter`], left by dropping it.
 #[derive(Debug)]
 pub struct Epoch<'a> {
-    port: &'a mut DmaPort,
+    port: &'a DmaPort,
 }
 
 /// Contiguous real memory behind a contiguous IOVA range.
@@ -182,7 +182,6 @@ impl Epoch<'_> {
 impl Drop for Epoch<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.port.epoch += 1;
-        self.port.slot.leave(self.port.epoch);
+        self.port.slot.leave(self.port.outside);
     }
 }

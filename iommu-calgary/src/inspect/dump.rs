@@ -148,7 +148,7 @@ impl fmt::Display for Dump {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
     use crate::inspect::read_image;

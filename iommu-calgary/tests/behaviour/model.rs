@@ -14,8 +14,18 @@ const ENDPOINT: EndpointId = EndpointId(0);
 
 #[derive(Clone, Debug)]
 enum Request {
-    Map { first: u64, last: u64, real: u64, permissions: Permissions },
-    Unmap { first: u64, last: u64 },
+    Map {
+        first: u64,
+        last: u64,
+        real: u64,
+        permissions: Permissions,
+    },
+    Unmap {
+        first: u64,
+        last: u64,
+    },
+    /// The end of a batch.
+    Commit,
 }
 
 /// Which mapping a page belongs to, where it leads, and what is allowed there.
@@ -115,7 +125,7 @@ fn request(window: u64) -> impl Strategy<Value = Request> {
     let unmap = (address(window), last).prop_map(|(first, last)| Request::Unmap { first, last });
     let small =
         (address(window), 1..4_u64).prop_map(|(first, pages)| Request::Unmap { first, last: first + pages * PAGE - 1 });
-    prop_oneof![5 => map, 1 => unmap, 4 => small]
+    prop_oneof![5 => map, 1 => unmap, 4 => small, 2 => Just(Request::Commit)]
 }
 
 fn compare(size: TableSize, requests: Vec<Request>) -> Result<(), TestCaseError> {
@@ -136,6 +146,7 @@ fn compare(size: TableSize, requests: Vec<Request>) -> Result<(), TestCaseError>
                 prop_assert_eq!(result, model.unmap(first, last));
                 live -= result.unwrap_or(0);
             }
+            Request::Commit => prop_assert_eq!(iommu.commit(AT_ONCE).broken, []),
         }
         prop_assert_eq!(iommu.live_mappings_of(DOMAIN), live);
     }
@@ -162,11 +173,18 @@ proptest! {
     ) {
         compare(TableSize::MiB32, requests)?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_larger_table_behaves_like_a_set_of_mappings(
-        requests in prop::collection::vec(request(TableSize::MiB128.window_bytes()), 1..120),
+    fn a_table_of_any_size_behaves_like_a_set_of_mappings(
+        (size, requests) in (0..TableSize::ALL.len()).prop_flat_map(|code| {
+            let size = TableSize::ALL[code];
+            (Just(size), prop::collection::vec(request(size.window_bytes()), 1..120))
+        }),
     ) {
-        compare(TableSize::MiB128, requests)?;
+        compare(size, requests)?;
     }
 }

@@ -446,3 +446,56 @@ impl Doorbell for QtestDoorbell {
 fn message<T>(message: &'static str, result: io::Result<T>) -> Result<T, TransportError> {
     result.map_err(|error| TransportError::Message { message, cause: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// A QEMU that answers `answer` to each line, and returns the lines when the connection ends.
+    fn fake(answer: &'static str) -> (tempfile::TempDir, Arc<QtestBus>, std::thread::JoinHandle<Vec<String>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("qtest.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let qemu = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let reader = BufReader::new(stream.try_clone().unwrap());
+            let answered = reader.lines().map_while(|line| {
+                let line = line.ok()?;
+                writeln!(stream, "{answer}").ok()?;
+                Some(line)
+            });
+            answered.collect()
+        });
+        let bus = QtestBus::connect(&socket, Duration::from_secs(10)).unwrap();
+        (folder, bus, qemu)
+    }
+
+    #[test]
+    fn kicks_do_not_wait_and_none_gets_lost() {
+        let (_folder, bus, qemu) = fake("OK");
+        let doorbell = QtestDoorbell { bus: Arc::clone(&bus), command: b"writew 0x1000 0x0\n".to_vec() };
+        for _ in 0..1000 {
+            doorbell.ring().unwrap();
+        }
+        bus.settle().unwrap();
+        drop((doorbell, bus));
+        assert_eq!(qemu.join().unwrap(), vec!["writew 0x1000 0x0"; 1000]);
+    }
+
+    #[test]
+    fn answers_are_read_as_numbers_and_bytes() {
+        let (_folder, bus, _qemu) = fake("OK 0x0102");
+        assert_eq!(bus.read(0x10, 2).unwrap(), 0x102);
+        let mut bytes = [0; 2];
+        bus.read_bytes(0x20, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2]);
+        assert!(bus.read_bytes(0x20, &mut [0; 3]).is_err(), "an answer of another length");
+    }
+
+    #[test]
+    fn a_refusal_is_an_error() {
+        let (_folder, bus, _qemu) = fake("FAIL no such thing");
+        assert!(bus.write(0, 1, 0).unwrap_err().to_string().contains("no such thing"));
+    }
+}

@@ -133,6 +133,7 @@ fn r95_a_new_front_end_finds_nothing_attached() {
     guest.iommu.reconnect().unwrap();
     guest.iommu.restart().unwrap();
     assert_eq!(guest.unmap(1, 0, u64::MAX), NOENT);
+    assert_eq!(rig.iommu().live_mappings(), 0);
 }
 
 #[test]

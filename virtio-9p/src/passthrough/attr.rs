@@ -1,14 +1,17 @@
 //! Attributes of files and of their file systems.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use rustix::fs::{
     AtFlags, Gid, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 
 use super::Passthrough;
+use super::mapped::{self, Stored};
 use super::node::{FileKind, Inode, status};
 use super::open::OpenFile;
 use crate::errno::Errno;
-use crate::fs::{SetAttr, SetTime};
+use crate::fs::{Owner, SetAttr, SetTime};
 use crate::wire::{AttrMask, Rgetattr, Rstatfs, Time};
 
 /// A device number in the 32-bit form that Linux clients decode (`new_decode_dev`): 12 bits of major, 20 of minor number.
@@ -52,11 +55,12 @@ fn timespec(change: Option<SetTime>) -> Timespec {
 }
 
 pub(super) fn statfs(inode: &Inode) -> Result<Rstatfs, Errno> {
-    let stat = rustix::fs::fstatfs(inode.fd())?;
+    let fd = inode.fd()?;
+    let stat = rustix::fs::fstatfs(&fd)?;
     // The block counts are in units of the fragment size, where the file system has one.
     let unit = if stat.f_frsize > 0 { stat.f_frsize } else { stat.f_bsize };
     // The one field that `fstatfs` hides.
-    let fsid = rustix::fs::fstatvfs(inode.fd())?.f_fsid;
+    let fsid = rustix::fs::fstatvfs(&fd)?.f_fsid;
     Ok(Rstatfs {
         kind: u32::try_from(stat.f_type).unwrap_or(0),
         bsize: u32::try_from(unit).unwrap_or(4096),
@@ -76,13 +80,14 @@ impl Passthrough {
         if wanted.0 & AttrMask::BTIME.0 != 0 {
             mask |= StatxFlags::BTIME;
         }
-        let status = status(inode.fd(), mask)?;
+        let status = self.host.seen_status(inode.fd()?.as_fd(), mask)?;
+        let (uid, gid) = self.host.identity.seen_owner(status.stx_uid, status.stx_gid);
         Ok(Rgetattr {
             valid: valid(&status),
             qid: self.qid_of(&status),
             mode: u32::from(status.stx_mode),
-            uid: status.stx_uid,
-            gid: status.stx_gid,
+            uid,
+            gid,
             nlink: u64::from(status.stx_nlink),
             rdev: encode_device(status.stx_rdev_major, status.stx_rdev_minor),
             size: status.stx_size,
@@ -104,16 +109,14 @@ impl Passthrough {
             self.truncate(inode, open, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            let uid = change.uid.map(Uid::from_raw);
-            let gid = change.gid.map(Gid::from_raw);
-            rustix::fs::chownat(inode.fd(), "", uid, gid, AtFlags::EMPTY_PATH)?;
+            self.change_owner(inode, self.host.identity.changed_owner(change)?)?;
         }
         if let Some(mode) = change.mode {
-            self.proc_fds.chmod(inode.fd(), mode)?;
+            self.change_mode(inode, mode)?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let times = Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
-            self.proc_fds.set_times(inode.fd(), &times)?;
+            self.host.proc_fds.set_times(inode.fd()?.as_fd(), &times)?;
         }
         if *change == (SetAttr { ctime: true, ..SetAttr::default() }) {
             self.touch(inode)?;
@@ -121,15 +124,40 @@ impl Passthrough {
         Ok(())
     }
 
+    fn change_owner(&self, inode: &Inode, owner: Owner) -> Result<(), Errno> {
+        let identity = &self.host.identity;
+        if identity.is_mapped() {
+            if inode.kind() == FileKind::Symlink && !inode.stands_in() {
+                // A link of the host has no place for an owner.
+                return Ok(());
+            }
+            return mapped::store(inode.fd()?, Stored { owner: Some(owner), ..Stored::default() });
+        }
+        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+        Ok(rustix::fs::chownat(inode.fd()?, "", uid, gid, AtFlags::EMPTY_PATH)?)
+    }
+
+    fn change_mode(&self, inode: &Inode, mode: u32) -> Result<(), Errno> {
+        if self.host.identity.is_mapped() && inode.kind() != FileKind::Symlink {
+            let kind = u32::from(inode.status()?.stx_mode) & !0o7777;
+            return mapped::store(inode.fd()?, Stored { mode: Some(kind | mode), ..Stored::default() });
+        }
+        if inode.stands_in() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.host.proc_fds.chmod(inode.fd()?.as_fd(), mode)
+    }
+
     fn truncate(&self, inode: &Inode, open: Option<&OpenFile>, size: u64) -> Result<(), Errno> {
-        let truncate = |fd| rustix::io::retry_on_intr(|| rustix::fs::ftruncate(fd, size));
+        let truncate = |fd: BorrowedFd<'_>| rustix::io::retry_on_intr(|| rustix::fs::ftruncate(fd, size));
         match (inode.kind(), open) {
             (FileKind::Directory, _) => Err(Errno::EISDIR),
             (FileKind::Symlink | FileKind::Special, _) => Err(Errno::EINVAL),
-            (FileKind::Regular, Some(open)) if open.is_writable() => Ok(truncate(open.fd())?),
+            (FileKind::Regular, Some(open)) if open.is_writable() => Ok(truncate(open.fd()?.as_fd())?),
             (FileKind::Regular, _) => {
-                let fd = self.proc_fds.reopen(inode.fd(), OFlags::WRONLY)?;
-                Ok(truncate(std::os::fd::AsFd::as_fd(&fd))?)
+                let path = inode.fd()?;
+                let fd = self.host.with_room(|| self.host.proc_fds.reopen(path.as_fd(), OFlags::WRONLY))?;
+                Ok(truncate(fd.as_fd())?)
             }
         }
     }
@@ -137,11 +165,13 @@ impl Passthrough {
     /// Sets the change time to now by a change that changes nothing else. An empty change of owner would do, but it clears
     /// set-user-id bits.
     fn touch(&self, inode: &Inode) -> Result<(), Errno> {
-        let mode = u32::from(inode.status()?.stx_mode);
-        if inode.kind() != FileKind::Symlink && mode & 0o6000 != 0 {
-            self.proc_fds.chmod(inode.fd(), mode & 0o7777)
+        let fd = inode.fd()?;
+        let host = status(fd.as_fd(), StatxFlags::BASIC_STATS)?;
+        let mode = u32::from(host.stx_mode);
+        if FileKind::of(host.stx_mode) != FileKind::Symlink && mode & 0o6000 != 0 {
+            self.host.proc_fds.chmod(fd.as_fd(), mode & 0o7777)
         } else {
-            Ok(rustix::fs::chownat(inode.fd(), "", None, None, AtFlags::EMPTY_PATH)?)
+            Ok(rustix::fs::chownat(fd, "", None, None, AtFlags::EMPTY_PATH)?)
         }
     }
 }

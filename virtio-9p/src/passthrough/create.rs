@@ -1,27 +1,61 @@
 //! Making directories, symbolic links and special files, and giving new files to their owner.
 
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use super::Passthrough;
+use super::mapped::{self, Stored};
 use super::node::Inode;
 use crate::errno::Errno;
 use crate::fs::Owner;
 use crate::name::Name;
 use crate::wire::Qid;
 
+/// What a new file is to the client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh {
+    kind: FileType,
+    /// Permission bits.
+    mode: u32,
+    device: Option<u64>,
+    owner: Owner,
+}
+
+impl Fresh {
+    pub(super) fn regular(mode: u32, owner: Owner) -> Fresh {
+        Fresh { kind: FileType::RegularFile, mode, device: None, owner }
+    }
+}
+
+/// Permission bits of a host file whose mode is kept elsewhere, as QEMU has them.
+pub(super) const STORED_FILE: u32 = 0o600;
+const STORED_DIRECTORY: u32 = 0o700;
+
 impl Passthrough {
     pub(super) fn make_directory(&self, dir: &Inode, name: Name<'_>, mode: u32, owner: Owner) -> Result<Qid, Errno> {
-        let dir_fd = dir.as_dir()?;
-        rustix::fs::mkdirat(dir_fd, name.as_bytes(), Mode::from_raw_mode(mode))?;
-        self.adopt(dir_fd, name, true, mode, owner)
+        let dir = dir.as_dir()?;
+        let owner = self.host.identity.new_owner(owner)?;
+        let mode = self.host.identity.new_mode(mode);
+        let host_mode = if self.host.identity.is_mapped() { STORED_DIRECTORY } else { mode };
+        rustix::fs::mkdirat(&dir, name.as_bytes(), Mode::from_raw_mode(host_mode))?;
+        self.adopt(dir.as_fd(), name, Fresh { kind: FileType::Directory, mode, device: None, owner })
     }
 
     pub(super) fn make_symlink(&self, dir: &Inode, name: Name<'_>, target: &[u8], owner: Owner) -> Result<Qid, Errno> {
-        let dir_fd = dir.as_dir()?;
-        rustix::fs::symlinkat(target, dir_fd, name.as_bytes())?;
-        self.adopt(dir_fd, name, false, 0, owner)
+        let dir = dir.as_dir()?;
+        let owner = self.host.identity.new_owner(owner)?;
+        let fresh = Fresh { kind: FileType::Symlink, mode: 0o777, device: None, owner };
+        if self.host.identity.maps_symlinks() {
+            let mut file = File::from(self.make_stored(dir.as_fd(), name)?);
+            file.write_all(target).inspect_err(|_| undo(dir.as_fd(), name, false))?;
+        } else {
+            rustix::fs::symlinkat(target, &dir, name.as_bytes())?;
+        }
+        self.adopt(dir.as_fd(), name, fresh)
     }
 
     pub(super) fn make_node(
@@ -32,53 +66,67 @@ impl Passthrough {
         device: (u32, u32),
         owner: Owner,
     ) -> Result<Qid, Errno> {
-        let dir_fd = dir.as_dir()?;
+        let dir = dir.as_dir()?;
+        let owner = self.host.identity.new_owner(owner)?;
         let kind = FileType::from_raw_mode(mode);
         let device = match kind {
             FileType::CharacterDevice | FileType::BlockDevice => rustix::fs::makedev(device.0, device.1),
             FileType::RegularFile | FileType::Fifo | FileType::Socket => 0,
             _ => return Err(Errno::EINVAL),
         };
-        let mode = mode & 0o7777;
-        rustix::fs::mknodat(dir_fd, name.as_bytes(), kind, Mode::from_raw_mode(mode), device)?;
-        self.adopt(dir_fd, name, false, mode, owner)
+        let mode = self.host.identity.new_mode(mode & 0o7777);
+        if self.host.identity.is_mapped() {
+            drop(self.make_stored(dir.as_fd(), name)?);
+        } else {
+            rustix::fs::mknodat(&dir, name.as_bytes(), kind, Mode::from_raw_mode(mode), device)?;
+        }
+        self.adopt(dir.as_fd(), name, Fresh { kind, mode, device: Some(device), owner })
+    }
+
+    /// Makes the regular file that stands for something else.
+    fn make_stored(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.host.with_room(|| Ok(rustix::fs::openat(dir, name.as_bytes(), flags, Mode::from_raw_mode(STORED_FILE))?))
     }
 
     /// Reaches a file that was just made by name, and settles it.
-    fn adopt(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: Name<'_>,
-        directory: bool,
-        mode: u32,
-        owner: Owner,
-    ) -> Result<Qid, Errno> {
-        self.resolver
+    fn adopt(&self, dir: BorrowedFd<'_>, name: Name<'_>, fresh: Fresh) -> Result<Qid, Errno> {
+        self.host
             .child(dir, name)
-            .and_then(Inode::new)
-            .and_then(|(inode, _)| self.settle(&inode, mode, owner))
-            .inspect_err(|_| undo(dir, name, directory))
+            .and_then(|fd| self.settle(fd, fresh))
+            .map(|(_, qid)| qid)
+            .inspect_err(|_| undo(dir, name, fresh.kind == FileType::Directory))
     }
 
-    /// Gives a new file to its owner, if the process may, and returns its qid. On an error the caller removes the file.
-    pub(super) fn settle(&self, inode: &Inode, mode: u32, owner: Owner) -> Result<Qid, Errno> {
-        self.give(inode, mode, owner)?;
-        Ok(self.qid_of(&inode.status()?))
+    /// Gives a new file to its owner, if the process may, and returns it with its qid. On an error the caller removes the
+    /// file.
+    pub(super) fn settle(&self, fd: OwnedFd, fresh: Fresh) -> Result<(Arc<Inode>, Qid), Errno> {
+        if self.host.identity.is_mapped() {
+            // A link that the host keeps as such has no place for more.
+            if fresh.kind != FileType::Symlink || self.host.identity.maps_symlinks() {
+                let mode = Some(fresh.kind.as_raw_mode() | fresh.mode);
+                mapped::store(&fd, Stored { owner: Some(fresh.owner), mode, device: fresh.device })?;
+            }
+        } else {
+            self.give(fd.as_fd(), &fresh)?;
+        }
+        let (inode, status) = Inode::new(&self.host, fd)?;
+        let qid = self.qid_of(&status);
+        Ok((inode, qid))
     }
 
-    fn give(&self, inode: &Inode, mode: u32, owner: Owner) -> Result<(), Errno> {
-        if self.gives_files_away && (owner.uid.is_some() || owner.gid.is_some()) {
-            rustix::fs::chownat(
-                inode.fd(),
-                "",
-                owner.uid.map(Uid::from_raw),
-                owner.gid.map(Gid::from_raw),
-                AtFlags::EMPTY_PATH,
-            )?;
+    fn give(&self, fd: BorrowedFd<'_>, fresh: &Fresh) -> Result<(), Errno> {
+        let Owner { uid, gid } = fresh.owner;
+        if self.host.identity.gives_files_away() && (uid.is_some() || gid.is_some()) {
+            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            let given = rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH);
+            if !self.host.identity.may_keep_files() {
+                given?;
+            }
         }
         // A change of owner clears these bits, and mkdir does not take them.
-        if mode & 0o6000 != 0 {
-            self.proc_fds.chmod(inode.fd(), mode)?;
+        if fresh.mode & 0o6000 != 0 && fresh.kind != FileType::Symlink {
+            self.host.proc_fds.chmod(fd, fresh.mode)?;
         }
         Ok(())
     }

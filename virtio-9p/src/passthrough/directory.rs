@@ -1,5 +1,6 @@
 //! Reading directories: entries come from the kernel in large batches and leave in replies of any size.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,6 +48,8 @@ pub(super) struct Stream {
     at: usize,
     /// The cookie before the entry at `at`; `None` if the descriptor's position is not known.
     next: Option<u64>,
+    /// Which opening of the descriptor the position is that of.
+    opening: u32,
     permit: Option<Permit>,
 }
 
@@ -80,17 +83,22 @@ impl Passthrough {
         if file.inode.kind() != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        // Held to the end, so that it stays the same descriptor with the same position.
+        let fd = file.fd()?;
         let mut stream = lock(&file.stream);
         let stream = &mut *stream;
+        if stream.opening != file.opening() {
+            *stream = Stream { opening: file.opening(), ..Stream::default() };
+        }
         // A reading from the start sees the directory as it is now.
         if cookie == 0 || stream.next != Some(cookie) {
             stream.buffer = Vec::new();
             stream.at = 0;
             stream.next = None;
-            rustix::fs::seek(file.fd(), SeekFrom::Start(cookie))?;
+            rustix::fs::seek(&fd, SeekFrom::Start(cookie))?;
             stream.next = Some(cookie);
         }
-        let result = self.emit_entries(file, stream, emit);
+        let result = self.emit_entries(file, fd.as_fd(), stream, emit);
         if stream.at == stream.buffer.len() {
             stream.buffer = Vec::new();
             stream.at = 0;
@@ -98,7 +106,7 @@ impl Passthrough {
         } else if stream.permit.is_none() {
             stream.permit = self.buffers.permit();
             if stream.permit.is_none() {
-                *stream = Stream::default();
+                *stream = Stream { opening: stream.opening, ..Stream::default() };
             }
         }
         result
@@ -107,6 +115,7 @@ impl Passthrough {
     fn emit_entries(
         &self,
         file: &OpenFile,
+        fd: BorrowedFd<'_>,
         stream: &mut Stream,
         emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
@@ -116,7 +125,7 @@ impl Passthrough {
                 stream.at = 0;
                 stream.buffer.clear();
                 stream.buffer.reserve_exact(DIRECTORY_BUFFER);
-                match rawio::read_entries(file.fd(), &mut stream.buffer) {
+                match rawio::read_entries(fd, &mut stream.buffer) {
                     // What was found before an error counts; the client's next request will meet the error again.
                     Err(error) if !emitted => return Err(error),
                     _ if stream.buffer.is_empty() => return Ok(()),
@@ -124,7 +133,7 @@ impl Passthrough {
                 }
             }
             let Some(entry) = parse(&stream.buffer[stream.at..]) else {
-                *stream = Stream::default();
+                *stream = Stream { opening: stream.opening, ..Stream::default() };
                 return Err(Errno::EIO);
             };
             if !emit(&self.translate(file, &entry)) {
@@ -138,7 +147,7 @@ impl Passthrough {
 
     fn translate<'a>(&self, file: &OpenFile, entry: &HostEntry<'a>) -> DirEntry<'a> {
         let dir = file.inode.id();
-        let path = if entry.name == b".." && dir == self.root.id() {
+        let path = if entry.name == b".." && dir == self.host.root_id {
             // What lies above the root is not the client's business.
             self.qid_path(dir)
         } else {
@@ -149,7 +158,10 @@ impl Passthrough {
             libc::DT_LNK => QidType::SYMLINK,
             _ => QidType::FILE,
         };
-        DirEntry { qid: Qid { kind, version: 0, path }, offset: entry.cookie, kind: entry.kind, name: entry.name }
+        // A regular file may stand for something else, as only its attributes tell.
+        let unknown = entry.kind == libc::DT_REG && self.host.identity.is_mapped();
+        let listed = if unknown { libc::DT_UNKNOWN } else { entry.kind };
+        DirEntry { qid: Qid { kind, version: 0, path }, offset: entry.cookie, kind: listed, name: entry.name }
     }
 }
 

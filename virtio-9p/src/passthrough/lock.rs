@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 use rustix::fs::OFlags;
 
 use super::Passthrough;
+use super::host::Host;
 use super::node::{FileId, FileKind, Inode};
 use super::open::OpenFile;
 use super::ranges::RangeSet;
@@ -45,9 +46,9 @@ impl Key {
 }
 
 /// An owner with its open file description. Locks end when the last reference is dropped.
-#[derive(Debug)]
 pub(super) struct Owner {
     fd: OwnedFd,
+    host: Arc<Host>,
     ranges: Mutex<RangeSet>,
     key: Key,
     table: Arc<LockTable>,
@@ -55,6 +56,7 @@ pub(super) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        self.host.pool.closed();
         self.table.ranges.fetch_sub(lock(&self.ranges).len(), Ordering::Relaxed);
         let mut owners = lock(&self.table.owners);
         // Another may have taken its place since the last reference went.
@@ -65,7 +67,7 @@ impl Drop for Owner {
 }
 
 /// All owners. References to them are never dropped while the map is locked, since that would lock it again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct LockTable {
     owners: Mutex<HashMap<Key, Weak<Owner>>>,
     /// Locked ranges of all owners.
@@ -81,16 +83,20 @@ impl LockTable {
     fn find_or_insert(
         self: &Arc<LockTable>,
         key: Key,
+        host: &Arc<Host>,
         open: impl FnOnce() -> Result<OwnedFd, Errno>,
     ) -> Result<Arc<Owner>, Errno> {
         let mut owners = lock(&self.owners);
         if let Some(owner) = owners.get(&key).and_then(Weak::upgrade) {
             return Ok(owner);
         }
-        if owners.len() >= MAX_LOCK_OWNERS {
+        if owners.len() >= MAX_LOCK_OWNERS.min(host.pool.lock_owners()) {
             return Err(Errno::ENOLCK);
         }
-        let owner = Arc::new(Owner { fd: open()?, ranges: Mutex::default(), key: key.clone(), table: self.clone() });
+        let fd = open()?;
+        host.pool.opened();
+        let (host, table) = (host.clone(), self.clone());
+        let owner = Arc::new(Owner { fd, host, ranges: Mutex::default(), key: key.clone(), table });
         owners.insert(key, Arc::downgrade(&owner));
         Ok(owner)
     }
@@ -147,7 +153,7 @@ impl Passthrough {
             }
             return Ok(true);
         }
-        let owner = self.locks.find_or_insert(key, || self.open_for_locks(&file.inode))?;
+        let owner = self.locks.find_or_insert(key, &self.host, || self.open_for_locks(&file.inode))?;
         // Locked across both steps: an unlock by another thread could let go of the owner between them.
         let mut held = lock(&file.locks);
         let granted = owner.set(request)?;
@@ -161,18 +167,22 @@ impl Passthrough {
         let key = Key::new(&file.inode, &request.owner);
         let owner = self.locks.find(&key);
         // Without an own description any other serves: it holds no locks, so all are foreign to it.
-        let fd = owner.as_ref().map_or(file.fd(), |owner| owner.fd.as_fd());
-        let Some((kind, range)) = rawio::test_lock(fd, request.kind, request.range)? else {
+        let found = match &owner {
+            Some(owner) => rawio::test_lock(owner.fd.as_fd(), request.kind, request.range)?,
+            None => rawio::test_lock(file.fd()?.as_fd(), request.kind, request.range)?,
+        };
+        let Some((kind, range)) = found else {
             return Ok(None);
         };
         Ok(Some(LockConflict { kind, range, owner: self.locks.holder(&key, range) }))
     }
 
     fn open_for_locks(&self, inode: &Inode) -> Result<OwnedFd, Errno> {
+        let path = inode.fd()?;
+        let open = |access| self.host.with_room(|| self.host.proc_fds.reopen(path.as_fd(), access));
         if inode.kind() == FileKind::Directory {
-            return self.proc_fds.reopen(inode.fd(), OFlags::RDONLY);
+            return open(OFlags::RDONLY);
         }
-        let open = |access| self.proc_fds.reopen(inode.fd(), access);
         open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).or_else(|_| open(OFlags::WRONLY))
     }
 }

@@ -9,34 +9,52 @@
 //! same effect. A walk to `..` is only believed after climbing on from there has met the root. A symbolic link is an object
 //! that the client reads and interprets itself.
 //!
-//! **Identity.** Requests act as the process does. If that is root (user id 0), a new file is given to the user that attached
-//! (`n_uname`) and to the group that the request names; otherwise it stays the process's. The client's kernel is trusted to
-//! check permissions (Linux `access=client`).
+//! **Identity.** By default requests act as the process does. If that is root (user id 0), a new file is given to the user
+//! that attached (`n_uname`) and to the group that the request names; otherwise it stays the process's. The client's kernel
+//! is trusted to check permissions (Linux `access=client`). [`PassthroughOptions`] has the other ways: owners and modes kept in
+//! extended attributes ([`Security::MappedXattr`]), ids mapped by ranges, all users squashed to one, or each request
+//! carried out with the file system ids of the user that attached, so that the host's kernel checks permissions (Linux
+//! `access=user`).
 //!
-//! **Umask.** Modes are used as the client sends them, which has applied its own umask: the process must set its umask to 0.
+//! **Umask.** Modes are used as the client sends them, which has applied its own umask, less
+//! [`PassthroughOptions::umask`]: the process must set its own umask to 0.
+//!
+//! **Descriptors.** Those that were not used for longest are closed when they become too many, and opened again when they are
+//! needed. See the `pool` source file for the rules.
 //!
 //! **Locks** are the kernel's own open-file-description locks, one description for each owner, so that owners conflict with
 //! each other, with other sessions and with programs of the host. See the `lock` source file for when they end.
 
 mod attr;
 mod create;
+mod descriptor;
 mod directory;
+mod host;
+mod identity;
 mod lock;
+mod mapped;
 mod namespace;
 mod node;
 mod open;
+mod options;
+mod places;
+mod pool;
 mod procfd;
 mod qid;
 mod ranges;
 mod rawio;
 mod resolve;
+mod user;
 mod xattr;
 
-use std::path::{Path, PathBuf};
+pub use identity::{IdRange, Security};
+pub use options::{PassthroughError, PassthroughOptions};
+
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
-use thiserror::Error;
 
 use crate::errno::Errno;
 use crate::fs::{Attach, Created, Entry, FileSystem, LockConflict, LockRequest, Opened, Owner, SetAttr};
@@ -45,64 +63,30 @@ use crate::segment::{Readable, Writable};
 use crate::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs, XattrFlags};
 
 use directory::Buffers;
+use host::Host;
+use identity::Identity;
 use lock::LockTable;
 use node::Inode;
 use open::OpenFile;
 use procfd::ProcFds;
-use resolve::Resolver;
-
-/// Choices about a passed-through folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PassthroughOptions {
-    /// Use `openat2` where the kernel has it. Turn it off only where a sandbox forbids the call by killing the process; a
-    /// plain refusal (`ENOSYS`, `EPERM`) is noticed at start.
-    pub openat2: bool,
-    /// Give new files to the user that attached when the process is root.
-    pub chown_new_files: bool,
-}
-
-impl Default for PassthroughOptions {
-    fn default() -> PassthroughOptions {
-        PassthroughOptions { openat2: true, chown_new_files: true }
-    }
-}
-
-/// Why a folder cannot be served.
-#[derive(Debug, Error)]
-pub enum PassthroughError {
-    /// The folder cannot be opened.
-    #[error("cannot open the shared folder {path}: {source}; name an existing folder that this process may enter")]
-    Root {
-        /// The folder.
-        path: PathBuf,
-        /// What the kernel said.
-        source: Errno,
-    },
-    /// There is no usable `/proc/self/fd`.
-    #[error("cannot use /proc/self/fd: {0}; mount procfs at /proc before the folder is opened")]
-    Proc(Errno),
-}
+use user::{AsUser, User};
 
 /// A [`FileSystem`] that passes a folder of the host through.
 ///
 /// What the process must see to:
 /// - **umask 0**: modes are used as the client sends them, which has applied its own umask;
 /// - **`/proc`** mounted, now and later, with `/proc/self/fd` at its place (extended attributes are reached by that path);
-/// - made **after the last `fork`**, since it holds on to this process's `/proc/self/fd`;
-/// - **descriptors**: one for each fid, a second for each open one, one for each lock owner (at most
-///   [`MAX_LOCK_OWNERS`](crate::limits::MAX_LOCK_OWNERS)).
+/// - made **after the last `fork`**, since it holds on to this process's `/proc/self/fd`, and after `RLIMIT_NOFILE` is set.
 ///
-/// Requests act as the process does. If that is root, a new file is given to the user that attached and to the group that the
-/// request names, and the client can make device nodes and set-user-id files in the folder: keep it on a mount with `nodev`
-/// and `nosuid`, or out of reach of the host's users.
+/// Requests act as the process does, unless the options say otherwise. If that is root, a new file is given to the user that
+/// attached and to the group that the request names, and the client can make device nodes and set-user-id files in the
+/// folder: keep it on a mount with `nodev` and `nosuid`, or out of reach of the host's users, or use
+/// [`Security::MappedXattr`].
 pub struct Passthrough {
     root: Arc<Inode>,
-    resolver: Resolver,
-    proc_fds: ProcFds,
+    host: Arc<Host>,
     buffers: Arc<Buffers>,
     locks: Arc<LockTable>,
-    gives_files_away: bool,
 }
 
 impl Passthrough {
@@ -111,15 +95,30 @@ impl Passthrough {
         let failed = |source: Errno| PassthroughError::Root { path: root.to_path_buf(), source };
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed(error.into()))?;
-        let (inode, _) = Inode::new(fd).map_err(failed)?;
-        Ok(Passthrough {
-            resolver: Resolver::new(&inode, options.openat2),
-            proc_fds: ProcFds::open().map_err(PassthroughError::Proc)?,
-            buffers: Arc::default(),
-            locks: Arc::default(),
-            gives_files_away: options.chown_new_files && rustix::process::geteuid().is_root(),
-            root: Arc::new(inode),
-        })
+        let copy = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0).map_err(|error| failed(error.into()))?;
+        let proc_fds = ProcFds::open().map_err(PassthroughError::Proc)?;
+        let (openat2, max_descriptors) = (options.openat2, options.max_descriptors);
+        let identity = Identity::new(options).map_err(PassthroughError::Options)?;
+        let host = Arc::new(Host::new(copy, proc_fds, openat2, max_descriptors, identity).map_err(failed)?);
+        let (inode, _) = Inode::new(&host, fd).map_err(failed)?;
+        inode.pin();
+        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks: Arc::default() })
+    }
+
+    /// Acts as the user of a node until the result is dropped.
+    #[inline]
+    fn act_as<'a>(&self, node: &'a PassthroughNode) -> Result<Option<AsUser<'a>>, Errno> {
+        self.host.identity.act_as(node.user.as_ref(), None)
+    }
+
+    /// As [`Passthrough::act_as`], for making a file that shall have a group.
+    fn act_for<'a>(&self, node: &'a PassthroughNode, owner: Owner) -> Result<Option<AsUser<'a>>, Errno> {
+        self.host.identity.act_as(node.user.as_ref(), owner.gid)
+    }
+
+    #[cfg(test)]
+    fn root_node(&self) -> PassthroughNode {
+        PassthroughNode { inode: self.root.clone(), user: None }
     }
 }
 
@@ -127,32 +126,32 @@ impl FileSystem for Passthrough {
     type Node = PassthroughNode;
     type Handle = PassthroughHandle;
 
-    fn attach(&self, _attach: &Attach<'_>) -> Result<Entry<PassthroughNode>, Errno> {
+    fn attach(&self, attach: &Attach<'_>) -> Result<Entry<PassthroughNode>, Errno> {
+        let user = self.host.identity.user(attach)?;
         let qid = self.qid_of(&self.root.status()?);
-        Ok(Entry { node: PassthroughNode(self.root.clone()), qid })
+        Ok(Entry { node: PassthroughNode { inode: self.root.clone(), user }, qid })
     }
 
     fn lookup(&self, dir: &PassthroughNode, name: Name<'_>) -> Result<Entry<PassthroughNode>, Errno> {
-        let (inode, status) = Inode::new(self.resolver.child(dir.0.as_dir()?, name)?)?;
-        Ok(Entry { node: PassthroughNode(Arc::new(inode)), qid: self.qid_of(&status) })
+        let _user = self.act_as(dir)?;
+        let fd = self.host.child(dir.inode.as_dir()?.as_fd(), name)?;
+        let (inode, status) = Inode::new(&self.host, fd)?;
+        Ok(Entry { node: dir.beside(inode), qid: self.qid_of(&status) })
     }
 
     fn parent(&self, dir: &PassthroughNode) -> Result<Entry<PassthroughNode>, Errno> {
-        dir.0.as_dir()?;
-        let parent = match self.resolver.parent(&dir.0)? {
-            Some(parent) => Arc::new(parent),
-            None => self.root.clone(),
-        };
+        dir.inode.as_dir()?;
+        let parent = self.host.parent(&dir.inode)?.unwrap_or_else(|| self.root.clone());
         let qid = self.qid_of(&parent.status()?);
-        Ok(Entry { node: PassthroughNode(parent), qid })
+        Ok(Entry { node: dir.beside(parent), qid })
     }
 
     fn getattr(&self, node: &PassthroughNode, wanted: AttrMask) -> Result<Rgetattr, Errno> {
-        self.attributes(&node.0, wanted)
+        self.attributes(&node.inode, wanted)
     }
 
     fn statfs(&self, node: &PassthroughNode) -> Result<Rstatfs, Errno> {
-        attr::statfs(&node.0)
+        attr::statfs(&node.inode)
     }
 
     fn setattr(
@@ -161,12 +160,14 @@ impl FileSystem for Passthrough {
         handle: Option<&PassthroughHandle>,
         change: &SetAttr,
     ) -> Result<(), Errno> {
-        self.change(&node.0, handle.map(|handle| &*handle.0), change)
+        let _user = self.act_as(node)?;
+        self.change(&node.inode, handle.map(|handle| &*handle.file), change)
     }
 
     fn open(&self, node: &PassthroughNode, flags: OpenFlags) -> Result<Opened<PassthroughHandle>, Errno> {
-        let (file, qid) = self.open_inode(&node.0, flags)?;
-        Ok(Opened { handle: PassthroughHandle(Arc::new(file)), qid })
+        let _user = self.act_as(node)?;
+        let (file, qid) = self.open_inode(&node.inode, flags)?;
+        Ok(Opened { handle: PassthroughHandle { file, user: node.user.clone() }, qid })
     }
 
     fn create(
@@ -177,16 +178,19 @@ impl FileSystem for Passthrough {
         mode: u32,
         owner: Owner,
     ) -> Result<Created<PassthroughNode, PassthroughHandle>, Errno> {
-        let (inode, file, qid) = self.create_file(&dir.0, name, flags, mode, owner)?;
-        Ok(Created { node: PassthroughNode(inode), handle: PassthroughHandle(Arc::new(file)), qid })
+        let _user = self.act_for(dir, owner)?;
+        let (inode, file, qid) = self.create_file(&dir.inode, name, flags, mode, owner)?;
+        Ok(Created { node: dir.beside(inode), handle: PassthroughHandle { file, user: dir.user.clone() }, qid })
     }
 
     fn read(&self, handle: &PassthroughHandle, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
-        handle.0.read(offset, data)
+        handle.file.read(offset, data)
     }
 
     fn write(&self, handle: &PassthroughHandle, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
-        handle.0.write(offset, data)
+        // So that the kernel takes away set-user-id bits as for this user.
+        let _user = self.host.identity.act_as(handle.user.as_ref(), None)?;
+        handle.file.write(offset, data)
     }
 
     fn readdir(
@@ -195,23 +199,25 @@ impl FileSystem for Passthrough {
         cookie: u64,
         emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
-        self.read_directory(&handle.0, cookie, emit)
+        self.read_directory(&handle.file, cookie, emit)
     }
 
     fn fsync(&self, handle: &PassthroughHandle, data_only: bool) -> Result<(), Errno> {
-        handle.0.sync(data_only)
+        handle.file.sync(data_only)
     }
 
     fn readlink(&self, node: &PassthroughNode) -> Result<Vec<u8>, Errno> {
-        node.0.target()
+        node.inode.target()
     }
 
     fn mkdir(&self, dir: &PassthroughNode, name: Name<'_>, mode: u32, owner: Owner) -> Result<Qid, Errno> {
-        self.make_directory(&dir.0, name, mode, owner)
+        let _user = self.act_for(dir, owner)?;
+        self.make_directory(&dir.inode, name, mode, owner)
     }
 
     fn symlink(&self, dir: &PassthroughNode, name: Name<'_>, target: &[u8], owner: Owner) -> Result<Qid, Errno> {
-        self.make_symlink(&dir.0, name, target, owner)
+        let _user = self.act_for(dir, owner)?;
+        self.make_symlink(&dir.inode, name, target, owner)
     }
 
     fn mknod(
@@ -222,11 +228,14 @@ impl FileSystem for Passthrough {
         device: (u32, u32),
         owner: Owner,
     ) -> Result<Qid, Errno> {
-        self.make_node(&dir.0, name, mode, device, owner)
+        let _user = self.act_for(dir, owner)?;
+        self.make_node(&dir.inode, name, mode, device, owner)
     }
 
     fn link(&self, node: &PassthroughNode, dir: &PassthroughNode, name: Name<'_>) -> Result<(), Errno> {
-        self.proc_fds.link(node.0.fd(), dir.0.as_dir()?, name)
+        let _user = self.act_as(dir)?;
+        let to = dir.inode.as_dir()?;
+        self.host.proc_fds.link(node.inode.fd()?.as_fd(), to.as_fd(), name)
     }
 
     fn rename(
@@ -236,50 +245,72 @@ impl FileSystem for Passthrough {
         new_dir: &PassthroughNode,
         new: Name<'_>,
     ) -> Result<(), Errno> {
-        namespace::rename(&old_dir.0, old, &new_dir.0, new)
+        let _user = self.act_as(new_dir)?;
+        self.rename_in(&old_dir.inode, old, &new_dir.inode, new)
     }
 
     fn unlink(&self, dir: &PassthroughNode, name: Name<'_>, directory: bool) -> Result<(), Errno> {
-        namespace::unlink(&dir.0, name, directory)
+        let _user = self.act_as(dir)?;
+        self.unlink_in(&dir.inode, name, directory)
     }
 
     fn rename_node(&self, node: &PassthroughNode, dir: &PassthroughNode, name: Name<'_>) -> Result<(), Errno> {
-        self.rename_inode(&node.0, &dir.0, name)
+        let _user = self.act_as(node)?;
+        self.rename_inode(&node.inode, &dir.inode, name)
     }
 
     fn remove_node(&self, node: &PassthroughNode) -> Result<(), Errno> {
-        self.remove_inode(&node.0)
+        let _user = self.act_as(node)?;
+        self.remove_inode(&node.inode)
     }
 
     fn getxattr(&self, node: &PassthroughNode, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        xattr::get(&node.0, name)
+        let _user = self.act_as(node)?;
+        self.get_attribute(&node.inode, name)
     }
 
     fn listxattr(&self, node: &PassthroughNode) -> Result<Vec<u8>, Errno> {
-        xattr::list(&node.0)
+        let _user = self.act_as(node)?;
+        self.list_attributes(&node.inode)
     }
 
     fn setxattr(&self, node: &PassthroughNode, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
-        xattr::set(&node.0, name, value, flags)
+        let _user = self.act_as(node)?;
+        self.set_attribute(&node.inode, name, value, flags)
     }
 
     fn removexattr(&self, node: &PassthroughNode, name: &[u8]) -> Result<(), Errno> {
-        xattr::remove(&node.0, name)
+        let _user = self.act_as(node)?;
+        self.remove_attribute(&node.inode, name)
     }
 
     fn lock(&self, handle: &PassthroughHandle, request: &LockRequest<'_>) -> Result<bool, Errno> {
-        self.set_lock(&handle.0, request)
+        let _user = self.host.identity.act_as(handle.user.as_ref(), None)?;
+        self.set_lock(&handle.file, request)
     }
 
     fn getlock(&self, handle: &PassthroughHandle, request: &LockRequest<'_>) -> Result<Option<LockConflict>, Errno> {
-        self.test_lock(&handle.0, request)
+        self.test_lock(&handle.file, request)
     }
 }
 
-/// A file of the folder.
+/// A file of the folder, and the user as whom it was reached.
 #[derive(Clone)]
-pub struct PassthroughNode(Arc<Inode>);
+pub struct PassthroughNode {
+    inode: Arc<Inode>,
+    user: Option<Arc<User>>,
+}
+
+impl PassthroughNode {
+    /// Another file, for the same user.
+    fn beside(&self, inode: Arc<Inode>) -> PassthroughNode {
+        PassthroughNode { inode, user: self.user.clone() }
+    }
+}
 
 /// An open file of the folder.
 #[derive(Clone)]
-pub struct PassthroughHandle(Arc<OpenFile>);
+pub struct PassthroughHandle {
+    file: Arc<OpenFile>,
+    user: Option<Arc<User>>,
+}

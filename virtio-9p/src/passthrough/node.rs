@@ -1,10 +1,20 @@
 //! A file that was reached: an `O_PATH` descriptor and what never changes about its inode.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, Statx, StatxFlags};
 
+use super::descriptor::{Descriptor, InUse};
+use super::host::Host;
+use super::places::rebased;
+use super::pool::Reclaim;
 use crate::errno::Errno;
+use crate::limits::TARGET_MAX;
+use crate::session::lock;
 
 /// What can be done with a file, by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +24,17 @@ pub(super) enum FileKind {
     Symlink,
     /// A FIFO, socket or device, which the client's kernel handles itself; the server never opens one.
     Special,
+}
+
+impl FileKind {
+    pub(super) fn of(mode: u16) -> FileKind {
+        match FileType::from_raw_mode(u32::from(mode)) {
+            FileType::Directory => FileKind::Directory,
+            FileType::RegularFile => FileKind::Regular,
+            FileType::Symlink => FileKind::Symlink,
+            _ => FileKind::Special,
+        }
+    }
 }
 
 /// A file's identity on the host.
@@ -27,29 +48,119 @@ pub(super) fn id_of(status: &Statx) -> FileId {
     FileId { device: rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor), inode: status.stx_ino }
 }
 
-/// An `O_PATH` descriptor of a file inside the tree.
+/// The way back to a file whose descriptor is closed.
 #[derive(Debug)]
+struct Place {
+    path: Vec<u8>,
+    birth: (i64, u32),
+}
+
+/// A file inside the tree, with an `O_PATH` descriptor that may be closed while it is not used.
 pub(super) struct Inode {
-    fd: OwnedFd,
+    descriptor: Descriptor,
     id: FileId,
+    /// What the client sees.
     kind: FileKind,
+    /// Whether the host's file is a regular file that stands for the link or special file that the client sees.
+    stands_in: bool,
+    /// Open files of this inode with an open descriptor.
+    pub(super) io_open: AtomicUsize,
+    /// The descriptor stays open.
+    pinned: AtomicBool,
+    place: Mutex<Option<Place>>,
+    pub(super) host: Arc<Host>,
 }
 
 impl Inode {
-    /// Takes an `O_PATH` descriptor, and returns the status that it had.
-    pub(super) fn new(fd: OwnedFd) -> Result<(Inode, Statx), Errno> {
-        let status = status(fd.as_fd(), StatxFlags::BASIC_STATS)?;
-        let kind = match FileType::from_raw_mode(u32::from(status.stx_mode)) {
-            FileType::Directory => FileKind::Directory,
-            FileType::RegularFile => FileKind::Regular,
-            FileType::Symlink => FileKind::Symlink,
-            _ => FileKind::Special,
-        };
-        Ok((Inode { fd, id: id_of(&status), kind }, status))
+    /// Takes an `O_PATH` descriptor, and returns the status that the client sees.
+    pub(super) fn new(host: &Arc<Host>, fd: OwnedFd) -> Result<(Arc<Inode>, Statx), Errno> {
+        let mut status = status(fd.as_fd(), StatxFlags::BASIC_STATS)?;
+        let host_kind = FileKind::of(status.stx_mode);
+        host.overlay(fd.as_fd(), &mut status);
+        let kind = FileKind::of(status.stx_mode);
+        let listed = host.pool.opened();
+        let inode = Arc::new(Inode {
+            descriptor: Descriptor::new(fd, !listed),
+            id: id_of(&status),
+            kind,
+            stands_in: kind != host_kind,
+            io_open: AtomicUsize::new(0),
+            pinned: AtomicBool::new(false),
+            place: Mutex::new(None),
+            host: host.clone(),
+        });
+        if listed {
+            let weak: Weak<Inode> = Arc::downgrade(&inode);
+            host.pool.list(weak);
+        }
+        Ok((inode, status))
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// The descriptor, opened again if it was closed: `ESTALE` if the file is not where it was.
+    #[inline]
+    pub(super) fn fd(&self) -> Result<InUse<'_>, Errno> {
+        match self.descriptor.acquire() {
+            Some(fd) => Ok(fd),
+            None => self.open_again(),
+        }
+    }
+
+    /// The descriptor if it is open, without counting as a use.
+    pub(super) fn peek(&self) -> Option<InUse<'_>> {
+        self.descriptor.peek()
+    }
+
+    #[cold]
+    fn open_again(&self) -> Result<InUse<'_>, Errno> {
+        self.host.pool.make_room();
+        let _shared = self.host.places.shared();
+        self.open_at_place()?;
+        // Filled, and it cannot be closed before the lock is gone.
+        self.descriptor.acquire().ok_or(Errno::ESTALE)
+    }
+
+    /// Opens the descriptor again if it is closed. The caller has locked the places.
+    fn open_at_place(&self) -> Result<(), Errno> {
+        let mut place = lock(&self.place);
+        if self.is_open() {
+            return Ok(());
+        }
+        let way = place.as_ref().ok_or(Errno::ESTALE)?;
+        let fd = self.host.as_process(|| self.host.node_at(&way.path))?;
+        let status = status(fd.as_fd(), StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+        if id_of(&status) != self.id || birth(&status) != way.birth {
+            return Err(Errno::ESTALE);
+        }
+        self.host.pool.opened();
+        self.host.places.leave();
+        self.descriptor.fill(fd);
+        *place = None;
+        Ok(())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.descriptor.is_open()
+    }
+
+    /// Opens the descriptor if it is closed, and keeps it open from now on. The caller has locked the places.
+    pub(super) fn keep_open(&self) {
+        if self.open_at_place().is_ok() {
+            self.pin();
+        }
+    }
+
+    /// Keeps the descriptor open from now on.
+    pub(super) fn pin(&self) {
+        self.pinned.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that `old` has become `new`. The caller has locked the places.
+    pub(super) fn moved(&self, old: &[u8], new: &[u8]) {
+        if let Some(place) = &mut *lock(&self.place)
+            && let Some(path) = rebased(&place.path, old, new)
+        {
+            place.path = path;
+        }
     }
 
     pub(super) fn id(&self) -> FileId {
@@ -60,17 +171,14 @@ impl Inode {
         self.kind
     }
 
-    /// The basic status now.
-    pub(super) fn status(&self) -> Result<Statx, Errno> {
-        status(self.fd(), StatxFlags::BASIC_STATS)
+    /// Whether the host's file is a regular one that stands for what the client sees.
+    pub(super) fn stands_in(&self) -> bool {
+        self.stands_in
     }
 
-    /// The descriptor of a directory; `ENOTDIR` if it is none.
-    pub(super) fn as_dir(&self) -> Result<BorrowedFd<'_>, Errno> {
-        match self.kind {
-            FileKind::Directory => Ok(self.fd()),
-            _ => Err(Errno::ENOTDIR),
-        }
+    /// The basic status now, as the client sees it.
+    pub(super) fn status(&self) -> Result<Statx, Errno> {
+        self.host.seen_status(self.fd()?.as_fd(), StatxFlags::BASIC_STATS)
     }
 
     /// What a symbolic link says; `EINVAL` if it is none.
@@ -78,11 +186,83 @@ impl Inode {
         if self.kind != FileKind::Symlink {
             return Err(Errno::EINVAL);
         }
-        Ok(rustix::fs::readlinkat(self.fd(), "", Vec::new())?.into_bytes())
+        let fd = self.fd()?;
+        if !self.stands_in {
+            return Ok(rustix::fs::readlinkat(fd, "", Vec::new())?.into_bytes());
+        }
+        let file = self.host.with_room(|| self.host.proc_fds.reopen(fd.as_fd(), OFlags::RDONLY))?;
+        let mut target = Vec::new();
+        // One byte more than a target has, to notice what is none.
+        let limit = TARGET_MAX as u64 + 1;
+        File::from(file).take(limit).read_to_end(&mut target)?;
+        if target.len() > TARGET_MAX || target.contains(&0) { Err(Errno::EIO) } else { Ok(target) }
+    }
+
+    /// The descriptor of a directory; `ENOTDIR` if it is none.
+    pub(super) fn as_dir(&self) -> Result<InUse<'_>, Errno> {
+        match self.kind {
+            FileKind::Directory => self.fd(),
+            _ => Err(Errno::ENOTDIR),
+        }
     }
 }
 
-/// The status of an open file.
+impl Drop for Inode {
+    fn drop(&mut self) {
+        if self.is_open() {
+            self.host.pool.closed();
+        } else {
+            self.host.places.leave();
+        }
+    }
+}
+
+fn birth(status: &Statx) -> (i64, u32) {
+    let known = status.stx_mask & StatxFlags::BTIME.bits() != 0;
+    if known { (status.stx_btime.tv_sec, status.stx_btime.tv_nsec) } else { (0, 0) }
+}
+
+impl Reclaim for Inode {
+    fn was_used(&self) -> bool {
+        self.descriptor.was_used()
+    }
+
+    fn reclaim(self: Arc<Self>) -> bool {
+        if self.pinned.load(Ordering::Relaxed) || self.io_open.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let mut map = self.host.places.exclusive();
+        let Some(way) = self.host.as_process(|| self.way_back()) else { return false };
+        let mut place = lock(&self.place);
+        let Some(fd) = self.descriptor.close() else { return false };
+        *place = Some(way);
+        drop(place);
+        self.host.places.insert(&mut map, &self);
+        self.host.pool.closed();
+        drop(map);
+        drop(fd);
+        true
+    }
+}
+
+impl Inode {
+    /// The path that leads to the file now; `None` if there is none, or none that is sure.
+    fn way_back(&self) -> Option<Place> {
+        let fd = self.descriptor.peek()?;
+        let here = status(fd.as_fd(), StatxFlags::BASIC_STATS | StatxFlags::BTIME).ok()?;
+        if here.stx_nlink == 0 {
+            self.pin();
+            return None;
+        }
+        let path = self.host.path_below_root(fd.as_fd()).ok()?;
+        let there = self.host.node_at(&path).ok()?;
+        let there = status(there.as_fd(), StatxFlags::BASIC_STATS).ok()?;
+        (id_of(&there) == self.id).then(|| Place { path, birth: birth(&here) })
+    }
+}
+
+/// The status of an open file on the host.
+#[inline]
 pub(super) fn status(fd: BorrowedFd<'_>, wanted: StatxFlags) -> Result<Statx, Errno> {
     Ok(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted)?)
 }

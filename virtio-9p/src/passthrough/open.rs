@@ -1,41 +1,97 @@
 //! Opening and creating regular files, and the I/O on open ones.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::{Mode, OFlags, StatxFlags};
 
 use super::Passthrough;
-use super::create::undo;
+use super::create::{Fresh, STORED_FILE, undo};
+use super::descriptor::{Descriptor, InUse};
 use super::directory::Stream;
 use super::lock::Held;
-use super::node::{FileKind, Inode, status};
+use super::node::{FileKind, Inode};
+use super::pool::Reclaim;
 use super::rawio;
 use crate::errno::Errno;
 use crate::fs::Owner;
 use crate::limits::RACE_RETRIES;
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
+use crate::session::lock;
 use crate::wire::{OpenFlags, Qid};
 
-/// An open file.
-#[derive(Debug)]
+/// An open file, whose descriptor may be closed while it is not used.
 pub(super) struct OpenFile {
-    fd: OwnedFd,
+    descriptor: Descriptor,
     /// The file, for what its open descriptor does not allow.
     pub(super) inode: Arc<Inode>,
     access: u32,
+    /// With what the descriptor is opened again.
+    flags: OFlags,
+    /// How often it was; held while it is.
+    openings: Mutex<()>,
+    opening: AtomicU32,
     pub(super) stream: Mutex<Stream>,
     pub(super) locks: Mutex<Held>,
 }
 
 impl OpenFile {
-    fn new(fd: OwnedFd, inode: Arc<Inode>, flags: OpenFlags) -> OpenFile {
-        OpenFile { fd, inode, access: flags.access(), stream: Mutex::default(), locks: Mutex::default() }
+    fn new(fd: OwnedFd, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
+        let listed = inode.host.pool.opened();
+        inode.io_open.fetch_add(1, Ordering::Release);
+        let file = Arc::new(OpenFile {
+            descriptor: Descriptor::new(fd, !listed),
+            inode: inode.clone(),
+            access,
+            flags: flags.difference(OFlags::TRUNC | OFlags::CREATE | OFlags::EXCL),
+            openings: Mutex::default(),
+            opening: AtomicU32::new(0),
+            stream: Mutex::default(),
+            locks: Mutex::default(),
+        });
+        if listed {
+            let weak: Weak<OpenFile> = Arc::downgrade(&file);
+            inode.host.pool.list(weak);
+        }
+        file
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// The descriptor, opened again if it was closed.
+    #[inline]
+    pub(super) fn fd(&self) -> Result<InUse<'_>, Errno> {
+        match self.descriptor.acquire() {
+            Some(fd) => Ok(fd),
+            None => self.open_again(),
+        }
+    }
+
+    #[cold]
+    fn open_again(&self) -> Result<InUse<'_>, Errno> {
+        let host = &self.inode.host;
+        loop {
+            host.pool.make_room();
+            let opening = lock(&self.openings);
+            if !self.descriptor.is_open() {
+                let path = self.inode.fd()?;
+                let fd = host.as_process(|| host.proc_fds.reopen(path.as_fd(), self.flags))?;
+                self.inode.io_open.fetch_add(1, Ordering::Release);
+                host.pool.opened();
+                self.opening.fetch_add(1, Ordering::Relaxed);
+                self.descriptor.fill(fd);
+            }
+            drop(opening);
+            // Another thread in need may have closed it at once.
+            if let Some(fd) = self.descriptor.acquire() {
+                return Ok(fd);
+            }
+        }
+    }
+
+    /// Which opening of the descriptor is the present one.
+    pub(super) fn opening(&self) -> u32 {
+        self.opening.load(Ordering::Relaxed)
     }
 
     /// Whether the descriptor may change the file.
@@ -47,17 +103,54 @@ impl OpenFile {
         if self.inode.kind() == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        rawio::read(self.fd(), offset, data)
+        rawio::read(self.fd()?.as_fd(), offset, data)
     }
 
     pub(super) fn write(&self, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
-        rawio::write(self.fd(), offset, data)
+        rawio::write(self.fd()?.as_fd(), offset, data)
     }
 
     pub(super) fn sync(&self, data_only: bool) -> Result<(), Errno> {
-        Ok(rustix::io::retry_on_intr(|| {
-            if data_only { rustix::fs::fdatasync(&self.fd) } else { rustix::fs::fsync(&self.fd) }
-        })?)
+        let fd = self.fd()?;
+        Ok(rustix::io::retry_on_intr(|| if data_only { rustix::fs::fdatasync(&fd) } else { rustix::fs::fsync(&fd) })?)
+    }
+
+    /// Whether the kernel would open the file again as it was opened.
+    fn can_open_again(&self) -> bool {
+        let (read, write) = match self.access {
+            OpenFlags::RDONLY => (true, false),
+            OpenFlags::WRONLY => (false, true),
+            _ => (true, true),
+        };
+        self.inode.peek().is_some_and(|path| rawio::may_open(path.as_fd(), read, write))
+    }
+}
+
+impl Reclaim for OpenFile {
+    fn was_used(&self) -> bool {
+        self.descriptor.was_used()
+    }
+
+    fn reclaim(self: Arc<Self>) -> bool {
+        let Ok(_opening) = self.openings.try_lock() else { return false };
+        // The file's own descriptor is open, since this one is.
+        if !self.descriptor.is_open() || !self.inode.host.as_process(|| self.can_open_again()) {
+            return false;
+        }
+        let Some(fd) = self.descriptor.close() else { return false };
+        self.inode.io_open.fetch_sub(1, Ordering::Release);
+        self.inode.host.pool.closed();
+        drop(fd);
+        true
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if self.descriptor.is_open() {
+            self.inode.io_open.fetch_sub(1, Ordering::Release);
+            self.inode.host.pool.closed();
+        }
     }
 }
 
@@ -89,7 +182,7 @@ fn host_flags(flags: OpenFlags) -> Result<OFlags, Errno> {
 
 impl Passthrough {
     /// Opens a file that was reached.
-    pub(super) fn open_inode(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Result<(OpenFile, Qid), Errno> {
+    pub(super) fn open_inode(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Result<(Arc<OpenFile>, Qid), Errno> {
         let mut host = host_flags(flags)?;
         match inode.kind() {
             FileKind::Directory if flags.writes() => return Err(Errno::EISDIR),
@@ -101,15 +194,18 @@ impl Passthrough {
             FileKind::Symlink => return Err(Errno::ELOOP),
             FileKind::Special => return Err(Errno::ENXIO),
         }
-        let fd = match self.proc_fds.reopen(inode.fd(), host) {
+        let path = inode.fd()?;
+        let open = |flags| self.host.with_room(|| self.host.proc_fds.reopen(path.as_fd(), flags));
+        let fd = match open(host) {
             // Only the owner may leave the access time alone; to others it is a wish.
             Err(Errno::EPERM) if host.contains(OFlags::NOATIME) => {
-                self.proc_fds.reopen(inode.fd(), host.difference(OFlags::NOATIME))
+                host = host.difference(OFlags::NOATIME);
+                open(host)
             }
             result => result,
         }?;
-        let qid = self.qid_of(&status(fd.as_fd(), StatxFlags::BASIC_STATS)?);
-        Ok((OpenFile::new(fd, inode.clone(), flags), qid))
+        let qid = self.qid_of(&self.host.seen_status(fd.as_fd(), StatxFlags::BASIC_STATS)?);
+        Ok((OpenFile::new(fd, inode, flags.access(), host), qid))
     }
 
     /// Creates a regular file and opens it, or opens an existing one unless `EXCL` is asked for.
@@ -120,37 +216,40 @@ impl Passthrough {
         flags: OpenFlags,
         mode: u32,
         owner: Owner,
-    ) -> Result<(Arc<Inode>, OpenFile, Qid), Errno> {
-        let dir_fd = dir.as_dir()?;
+    ) -> Result<(Arc<Inode>, Arc<OpenFile>, Qid), Errno> {
+        let dir = dir.as_dir()?;
         if flags.contains(OpenFlags::DIRECTORY) {
             return Err(Errno::EINVAL);
         }
+        let identity = &self.host.identity;
+        let owner = identity.new_owner(owner)?;
+        let mode = identity.new_mode(mode);
+        let host_mode = if identity.is_mapped() { STORED_FILE } else { mode };
         // Always exclusive: so a new file is known to be new, and an old one is opened by the checks of any other open.
         let host = host_flags(flags)?.difference(OFlags::TRUNC).difference(OFlags::NOATIME)
             | OFlags::CREATE
             | OFlags::EXCL
             | OFlags::NOFOLLOW;
         for _ in 0..RACE_RETRIES {
-            let created = rustix::io::retry_on_intr(|| {
-                rustix::fs::openat(dir_fd, name.as_bytes(), host, Mode::from_raw_mode(mode))
+            let created = self.host.with_room(|| {
+                Ok(rustix::io::retry_on_intr(|| {
+                    rustix::fs::openat(&dir, name.as_bytes(), host, Mode::from_raw_mode(host_mode))
+                })?)
             });
             match created {
                 Ok(fd) => {
                     let (inode, qid) = self
-                        .proc_fds
-                        .reopen(fd.as_fd(), OFlags::PATH)
-                        .and_then(Inode::new)
-                        .and_then(|(inode, _)| {
-                            let qid = self.settle(&inode, mode, owner)?;
-                            Ok((Arc::new(inode), qid))
-                        })
-                        .inspect_err(|_| undo(dir_fd, name, false))?;
-                    return Ok((inode.clone(), OpenFile::new(fd, inode, flags), qid));
+                        .host
+                        .with_room(|| self.host.proc_fds.reopen(fd.as_fd(), OFlags::PATH))
+                        .and_then(|path| self.settle(path, Fresh::regular(mode, owner)))
+                        .inspect_err(|_| undo(dir.as_fd(), name, false))?;
+                    let file = OpenFile::new(fd, &inode, flags.access(), host.difference(OFlags::NOFOLLOW));
+                    return Ok((inode, file, qid));
                 }
-                Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCL) => {
-                    match self.resolver.child(dir_fd, name) {
+                Err(Errno::EEXIST) if !flags.contains(OpenFlags::EXCL) => {
+                    match self.host.child(dir.as_fd(), name) {
                         Ok(node) => {
-                            let inode = Arc::new(Inode::new(node)?.0);
+                            let inode = Inode::new(&self.host, node)?.0;
                             if inode.kind() == FileKind::Directory {
                                 return Err(Errno::EISDIR);
                             }
@@ -162,7 +261,7 @@ impl Passthrough {
                         Err(error) => return Err(error),
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Err(Errno::EAGAIN)

@@ -29,7 +29,7 @@ impl Passthrough {
     /// point inside the tree) are combined with a word made from the device number: still one to one within each device, and
     /// apart from every other device's as long as inode numbers are far smaller than 64 bits.
     pub(super) fn qid_path(&self, id: FileId) -> u64 {
-        if id.device == self.root.id().device {
+        if id.device == self.host.root_id.device {
             id.inode
         } else {
             id.inode ^ spread(id.device.wrapping_add(0x9e37_79b9_7f4a_7c15))
@@ -55,7 +55,7 @@ mod tests {
     fn paths_are_inode_numbers_on_the_roots_device_alone() {
         let folder = tempfile::tempdir().unwrap();
         let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
-        let device = files.root.id().device;
+        let device = files.host.root_id.device;
         assert_eq!(files.qid_path(FileId { device, inode: 12 }), 12);
         let elsewhere = |inode| files.qid_path(FileId { device: device ^ 1, inode });
         assert!(elsewhere(12) > 1 << 32);
@@ -68,7 +68,7 @@ mod tests {
         let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
         let path = folder.path().join("f");
         std::fs::write(&path, "a").unwrap();
-        let root = crate::passthrough::PassthroughNode(files.root.clone());
+        let root = files.root_node();
         let version = || {
             let entry = files.lookup(&root, crate::Name::existing(b"f").unwrap()).unwrap();
             assert_ne!(entry.qid.version, 0);

@@ -1,4 +1,5 @@
-//! System calls on raw memory or raw structs: vectored I/O, directory entries, open-file-description locks.
+//! System calls on raw memory or raw structs: vectored I/O, directory entries, open-file-description locks; and one that
+//! has no other wrapper.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -96,6 +97,14 @@ pub(super) fn read_entries(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(
     // SAFETY: the kernel has written `filled` bytes behind the length, within the capacity.
     unsafe { buffer.set_len(buffer.len() + filled) };
     Ok(())
+}
+
+/// Whether the process may open the file of an `O_PATH` descriptor.
+pub(super) fn may_open(fd: BorrowedFd<'_>, read: bool, write: bool) -> bool {
+    let wanted = if read { libc::R_OK } else { 0 } | if write { libc::W_OK } else { 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path is an empty string with its terminator.
+    unsafe { libc::syscall(libc::SYS_faccessat2, fd.as_raw_fd(), c"".as_ptr(), wanted, flags) == 0 }
 }
 
 fn description(kind: LockType, range: LockRange) -> Result<libc::flock, Errno> {

@@ -5,6 +5,7 @@ use super::reply::Reply;
 use crate::errno::Errno;
 use crate::fs::{FileSystem, LockOwner, LockRange, LockRequest};
 use crate::limits::MAX_CLIENT_ID;
+use crate::session::Waiting;
 use crate::wire::{LockFlags, LockStatus, LockType, Rgetlock, Rlock, Tgetlock, Tlock};
 
 fn owner(proc_id: u32, client_id: &[u8]) -> Result<LockOwner<'_>, Errno> {
@@ -15,21 +16,36 @@ fn owner(proc_id: u32, client_id: &[u8]) -> Result<LockOwner<'_>, Errno> {
 }
 
 impl<F: FileSystem> Server<F> {
-    /// A lock that cannot be had at once is answered `BLOCKED`, even if the client would wait: it asks again.
+    /// A lock that cannot be had at once is parked if the client would wait and the caller has a ticket for it; otherwise it is
+    /// answered `BLOCKED`, and the client asks again.
     pub(super) fn lock(&self, message: &Tlock<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.get(message.fid)?;
         let handle = state.handle()?;
         if message.flags.0 & !(LockFlags::BLOCK | LockFlags::RECLAIM) != 0 || message.kind.0 > LockType::UNLOCK.0 {
             return Err(Errno::EINVAL);
         }
-        let granted = self.fs.lock(
-            handle,
-            &LockRequest {
+        let range = LockRange::from_wire(message.start, message.length)?;
+        let owner = owner(message.proc_id, message.client_id)?;
+        let granted = self.fs.lock(handle, &LockRequest { kind: message.kind, range, owner })?;
+        if !granted
+            && message.flags.0 & LockFlags::BLOCK != 0
+            && let Some(ticket) = reply.ticket()
+        {
+            let waiting = Waiting {
+                ticket,
+                tag: reply.tag(),
+                limit: reply.limit(),
+                fid: message.fid,
+                state: state.clone(),
                 kind: message.kind,
-                range: LockRange::from_wire(message.start, message.length)?,
-                owner: owner(message.proc_id, message.client_id)?,
-            },
-        )?;
+                range,
+                proc_id: owner.proc_id,
+                client_id: owner.client_id.to_vec(),
+            };
+            if self.session.parked.park(waiting) {
+                return Ok(reply.park());
+            }
+        }
         let status = if granted { LockStatus::SUCCESS } else { LockStatus::BLOCKED };
         reply.send(&Rlock { status })
     }

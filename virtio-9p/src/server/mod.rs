@@ -2,10 +2,12 @@
 
 mod attr;
 mod dispatch;
+mod frame;
 mod io;
 mod lock;
 mod namespace;
 mod open;
+mod parking;
 mod reply;
 mod session;
 mod xattr;
@@ -18,6 +20,7 @@ use crate::session::Session;
 use crate::stats::{Counters, Stats};
 use crate::wire::{Decoder, HEADER_LEN, Header, MessageType, Request, Rlerror, Twrite};
 
+pub use parking::{Completed, Started};
 use reply::Reply;
 
 /// The terms on which a server serves.
@@ -34,6 +37,9 @@ pub struct Options {
     pub max_fids: usize,
     /// Most bytes of extended attribute values held for all fids at a time; beyond it `ENOSPC`.
     pub max_xattr_bytes: usize,
+    /// Most locks that wait at a time ([`Server::start`]); beyond it a lock is answered `BLOCKED`, and the client asks again.
+    /// Keep it well below the size of the queue that the requests come from.
+    pub max_parked_locks: usize,
 }
 
 impl Default for Options {
@@ -43,6 +49,7 @@ impl Default for Options {
             readonly: false,
             max_fids: limits::DEFAULT_MAX_FIDS,
             max_xattr_bytes: limits::DEFAULT_MAX_XATTR_BYTES,
+            max_parked_locks: limits::DEFAULT_MAX_PARKED_LOCKS,
         }
     }
 }
@@ -60,7 +67,7 @@ pub enum Outcome {
 /// A 9P2000.L server: one session over one file system.
 ///
 /// All methods can be called from several threads at once. Requests are finished before [`Server::handle`] returns, so a
-/// `Tflush` never finds one to cancel.
+/// `Tflush` finds none to cancel but those that [`Server::start`] parked.
 pub struct Server<F: FileSystem> {
     fs: F,
     options: Options,
@@ -73,7 +80,7 @@ impl<F: FileSystem> Server<F> {
     pub fn new(fs: F, mut options: Options) -> Server<F> {
         options.max_msize = options.max_msize.clamp(limits::MIN_MSIZE, limits::MAX_MSIZE);
         Server {
-            session: Session::new(options.max_fids, options.max_xattr_bytes),
+            session: Session::new(options.max_fids, options.max_xattr_bytes, options.max_parked_locks),
             counters: Counters::new(),
             fs,
             options,
@@ -85,10 +92,20 @@ impl<F: FileSystem> Server<F> {
     /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with an
     /// `Rlerror`. `request` may be longer than the message, and the two may be cut into segments anywhere.
     pub fn handle(&self, request: &Readable<'_>, reply: &Writable<'_>) -> Outcome {
+        match self.answer(request, reply, None) {
+            Started::Done(outcome) => outcome,
+            // Only a request with a ticket is parked.
+            Started::Parked => Outcome::Dropped,
+        }
+    }
+
+    /// Answers a request, or parks it if it has a ticket and must wait.
+    #[inline]
+    fn answer(&self, request: &Readable<'_>, reply: &Writable<'_>, ticket: Option<u64>) -> Started {
         let mut head = Prefix::new(*request);
-        let Some((header, reply)) = self.receive(&mut head, reply) else {
+        let Some((header, reply)) = self.receive(&mut head, reply, ticket) else {
             self.counters.dropped();
-            return Outcome::Dropped;
+            return Started::Done(Outcome::Dropped);
         };
         self.counters.request(header.kind);
         let written = match self.serve(header, request, &mut head, &reply) {
@@ -99,11 +116,19 @@ impl<F: FileSystem> Server<F> {
                 reply.error(error)
             }
         };
-        Outcome::Reply(written)
+        if gives_up_locks(header.kind) {
+            self.retry_parked();
+        }
+        if reply.is_parked() { Started::Parked } else { Started::Done(Outcome::Reply(written)) }
     }
 
     /// Reads the header, if a reply to it is possible.
-    fn receive<'a>(&self, head: &mut Prefix<'_>, reply: &Writable<'a>) -> Option<(Header, Reply<'a>)> {
+    fn receive<'a>(
+        &self,
+        head: &mut Prefix<'_>,
+        reply: &Writable<'a>,
+        ticket: Option<u64>,
+    ) -> Option<(Header, Reply<'a>)> {
         if reply.len() < Rlerror::LEN {
             return None;
         }
@@ -112,7 +137,7 @@ impl<F: FileSystem> Server<F> {
             Some(msize) => usize::try_from(msize).unwrap_or(usize::MAX),
             None => limits::MAX_HEAD,
         };
-        Some((header, Reply::new(header.tag, *reply, limit)))
+        Some((header, Reply::new(header.tag, *reply, limit, ticket)))
     }
 
     fn serve(
@@ -142,9 +167,10 @@ impl<F: FileSystem> Server<F> {
         self.dispatch(&message, request, reply)
     }
 
-    /// Drops every fid, and with them open files and locks: the client is gone, or a new one takes over.
+    /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes over.
     pub fn reset(&self) {
         self.session.restart(None);
+        self.session.parked.clear();
     }
 
     /// Number of fids in use.
@@ -166,4 +192,9 @@ impl<F: FileSystem> Server<F> {
     fn check_writable(&self) -> Result<(), Errno> {
         if self.options.readonly { Err(Errno::EROFS) } else { Ok(()) }
     }
+}
+
+/// Whether a request may free a lock, or is a lock that was parked while the lock became free.
+fn gives_up_locks(kind: MessageType) -> bool {
+    matches!(kind, MessageType::TLOCK | MessageType::TCLUNK | MessageType::TREMOVE)
 }

@@ -1,5 +1,7 @@
 //! Where a reply goes, and how far it may reach.
 
+use std::cell::Cell;
+
 use crate::errno::Errno;
 use crate::segment::Writable;
 use crate::wire::{Message, Rlerror, Rread, Tag};
@@ -9,12 +11,39 @@ use crate::wire::{Message, Rlerror, Rread, Tag};
 pub(super) struct Reply<'a> {
     tag: Tag,
     room: Writable<'a>,
+    limit: usize,
+    ticket: Option<u64>,
+    parked: Cell<bool>,
 }
 
 impl<'a> Reply<'a> {
-    /// The first `limit` bytes of `room`, which must hold at least an error reply.
-    pub(super) fn new(tag: Tag, room: Writable<'a>, limit: usize) -> Reply<'a> {
-        Reply { tag, room: room.slice(0, limit) }
+    /// The first `limit` bytes of `room`, which must hold at least an error reply. A request with a ticket may wait.
+    pub(super) fn new(tag: Tag, room: Writable<'a>, limit: usize, ticket: Option<u64>) -> Reply<'a> {
+        Reply { tag, room: room.slice(0, limit), limit, ticket, parked: Cell::new(false) }
+    }
+
+    /// By what the caller knows the request, if it may wait.
+    pub(super) fn ticket(&self) -> Option<u64> {
+        self.ticket
+    }
+
+    pub(super) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// Most bytes of the reply by the terms of the session.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Notes that the request waits, and that nothing is to be written now.
+    pub(super) fn park(&self) -> usize {
+        self.parked.set(true);
+        0
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        self.parked.get()
     }
 
     /// Checks, before anything is changed, that a reply of `len` bytes will fit; `EMSGSIZE` if not.

@@ -47,8 +47,10 @@ impl<F: FileSystem> Server<F> {
         reply.send(&Rattach { qid: root.qid })
     }
 
-    /// Requests are finished one by one before the next is seen, so the old one is already answered.
-    pub(super) fn flush(&self, _message: &Tflush, reply: &Reply<'_>) -> Result<usize, Errno> {
+    /// A parked request is cancelled; the caller gives it back before this answer. Any other was answered before this one was
+    /// seen, or is being answered by another thread, whose reply the client takes.
+    pub(super) fn flush(&self, message: &Tflush, reply: &Reply<'_>) -> Result<usize, Errno> {
+        self.session.parked.cancel(message.oldtag);
         reply.send(&Rflush {})
     }
 

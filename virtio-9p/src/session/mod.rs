@@ -1,6 +1,7 @@
 //! The state between a client and a server: the terms of the session and its fids.
 
 mod fid;
+mod parked;
 mod sync;
 mod table;
 mod xattr;
@@ -8,6 +9,7 @@ mod xattr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) use fid::{FidState, Use};
+pub(crate) use parked::{Answer, Finished, Parked, Waiting};
 pub(crate) use sync::lock;
 pub(crate) use table::FidTable;
 pub(crate) use xattr::{XattrBudget, XattrSnapshot, XattrWrite};
@@ -20,11 +22,17 @@ pub(crate) struct Session<F: FileSystem> {
     msize: AtomicU32,
     pub(crate) fids: FidTable<F>,
     pub(crate) xattrs: XattrBudget,
+    pub(crate) parked: Parked<F>,
 }
 
 impl<F: FileSystem> Session<F> {
-    pub(crate) fn new(max_fids: usize, max_xattr_bytes: usize) -> Session<F> {
-        Session { msize: AtomicU32::new(0), fids: FidTable::new(max_fids), xattrs: XattrBudget::new(max_xattr_bytes) }
+    pub(crate) fn new(max_fids: usize, max_xattr_bytes: usize, max_parked: usize) -> Session<F> {
+        Session {
+            msize: AtomicU32::new(0),
+            fids: FidTable::new(max_fids),
+            xattrs: XattrBudget::new(max_xattr_bytes),
+            parked: Parked::new(max_parked),
+        }
     }
 
     /// The agreed message size in bytes, `None` before a `Tversion` succeeded.
@@ -34,6 +42,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Ends the session: drops every fid. With an msize, begins the next.
     pub(crate) fn restart(&self, msize: Option<u32>) {
+        self.parked.cancel_all();
         self.fids.clear();
         self.msize.store(msize.unwrap_or(0), Ordering::Relaxed);
     }

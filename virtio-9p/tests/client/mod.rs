@@ -6,10 +6,11 @@ use std::path::Path;
 use tempfile::TempDir;
 use virtio_9p::wire::{
     AttrMask, Decoder, DirEntry, Fid, Header, LockFlags, LockStatus, LockType, Message, NOFID, NONUNAME, NOTAG,
-    OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rread, Rreaddir, Rreadlink,
-    Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk, Tfsync, Tgetattr, Tgetlock,
-    Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tread, Treaddir, Treadlink, Tremove, Trename, Trenameat, Tsetattr,
-    Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk, WalkNames, XattrFlags,
+    OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rmknod, Rread, Rreaddir,
+    Rreadlink, Rstatfs, Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk, Tfsync,
+    Tgetattr, Tgetlock, Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tmknod, Tread, Treaddir, Treadlink, Tremove, Trename,
+    Trenameat, Tsetattr, Tstatfs, Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk, WalkNames,
+    XattrFlags,
 };
 use virtio_9p::{
     Errno, FileSystem, Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable,
@@ -218,7 +219,11 @@ impl<F: FileSystem> Client<F> {
     }
 
     pub(crate) fn create(&self, fid: Fid, name: &[u8], flags: u32, mode: u32) -> Result<Rlcreate, Errno> {
-        let reply = self.call(&Tlcreate { fid, name, flags: OpenFlags(flags), mode, gid: u32::MAX })?;
+        self.create_for(fid, name, flags, mode, u32::MAX)
+    }
+
+    pub(crate) fn create_for(&self, fid: Fid, name: &[u8], flags: u32, mode: u32, gid: u32) -> Result<Rlcreate, Errno> {
+        let reply = self.call(&Tlcreate { fid, name, flags: OpenFlags(flags), mode, gid })?;
         Ok(Rlcreate::parse(&reply).unwrap().1)
     }
 
@@ -293,8 +298,29 @@ impl<F: FileSystem> Client<F> {
     }
 
     pub(crate) fn mkdir(&self, dfid: Fid, name: &[u8], mode: u32) -> Result<Qid, Errno> {
-        let reply = self.call(&Tmkdir { dfid, name, mode, gid: u32::MAX })?;
+        self.mkdir_for(dfid, name, mode, u32::MAX)
+    }
+
+    pub(crate) fn mkdir_for(&self, dfid: Fid, name: &[u8], mode: u32, gid: u32) -> Result<Qid, Errno> {
+        let reply = self.call(&Tmkdir { dfid, name, mode, gid })?;
         Ok(Rmkdir::parse(&reply).unwrap().1.qid)
+    }
+
+    pub(crate) fn mknod(
+        &self,
+        dfid: Fid,
+        name: &[u8],
+        mode: u32,
+        (major, minor): (u32, u32),
+        gid: u32,
+    ) -> Result<Qid, Errno> {
+        let reply = self.call(&Tmknod { dfid, name, mode, major, minor, gid })?;
+        Ok(Rmknod::parse(&reply).unwrap().1.qid)
+    }
+
+    pub(crate) fn statfs(&self, fid: Fid) -> Result<Rstatfs, Errno> {
+        let reply = self.call(&Tstatfs { fid })?;
+        Ok(Rstatfs::parse(&reply).unwrap().1)
     }
 
     pub(crate) fn symlink(&self, dfid: Fid, name: &[u8], target: &[u8]) -> Result<Qid, Errno> {
@@ -321,6 +347,12 @@ impl<F: FileSystem> Client<F> {
 
     pub(crate) fn unlinkat(&self, dfid: Fid, name: &[u8], flags: u32) -> Result<(), Errno> {
         self.call(&Tunlinkat { dfid, name, flags }).map(drop)
+    }
+
+    /// Removes a file from the directory at `path`, reached with `fid`.
+    pub(crate) fn unlinkat_path(&self, fid: Fid, path: &str, name: &[u8]) -> Result<(), Errno> {
+        self.reach(fid, path)?;
+        self.unlinkat(fid, name, 0)
     }
 
     pub(crate) fn remove(&self, fid: Fid) -> Result<(), Errno> {

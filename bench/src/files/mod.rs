@@ -1,0 +1,20 @@
+//! File operations: the same work on every server, over whatever carries it.
+//!
+//! ```text
+//!   run ── Subject ─┬─ ninep  (QEMU, diod, calgaryd, and two server cores in process)
+//!                   ├─ fuse   (virtiofsd)
+//!                   └─ plain  (system calls, the limit)
+//! ```
+
+mod fuse;
+mod ninep;
+mod plain;
+mod roster;
+mod run;
+mod subject;
+mod tree;
+mod work;
+
+pub(crate) use roster::{Roster, Safety};
+pub(crate) use run::{FilePoint, FilesPlan, FilesReport, PERCENTILES, run};
+pub(crate) use work::{LARGE, SMALL, Work};

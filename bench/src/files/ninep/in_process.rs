@@ -1,0 +1,172 @@
+//! Server cores called as functions: no transport, no second processor.
+//!
+//! Their processor time is the time inside the call.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use calgary_tests::guest::ninep::Reply;
+use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
+
+use super::channel::{Channel, SLOTS, parse, room};
+use super::message::Op;
+use crate::failure::Failure;
+
+/// Bytes of a reply besides its data.
+const REPLY_HEAD: usize = 4096;
+
+/// What both have: messages, replies, a stopwatch.
+#[derive(Debug)]
+struct Slots {
+    name: &'static str,
+    request: Vec<u8>,
+    data: Vec<Vec<u8>>,
+    replies: Vec<Option<Reply>>,
+    busy: Duration,
+}
+
+impl Slots {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            request: Vec::new(),
+            data: (0..SLOTS).map(|slot| vec![0; room(slot)]).collect(),
+            replies: vec![None; SLOTS],
+            busy: Duration::ZERO,
+        }
+    }
+
+    fn encode(&mut self, slot: usize, op: &Op<'_>) {
+        self.request.clear();
+        op.encode(op.tag(slot), &self.data[slot][..op.sent()], &mut self.request);
+    }
+
+    fn answer(&mut self, slot: usize, op: &Op<'_>, reply: &[u8]) -> Result<(), Failure> {
+        let reply = parse(self.name, reply, op.kind(), op.tag(slot), &mut self.data[slot])?;
+        self.replies[slot] = Some(reply);
+        Ok(())
+    }
+}
+
+/// A core that answers one request at a time.
+pub(crate) trait Core {
+    /// Answers `request` into `reply`; returns the bytes of the reply.
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure>;
+}
+
+/// A channel to a core.
+#[derive(Debug)]
+pub(crate) struct InProcess<C> {
+    core: C,
+    slots: Slots,
+    reply: Vec<u8>,
+}
+
+/// This project's server core.
+pub(crate) type CoreChannel = InProcess<OwnCore>;
+/// crosvm's server, the crate `p9`.
+pub(crate) type P9Channel = InProcess<P9Core>;
+
+impl<C: Core> Channel for InProcess<C> {
+    fn name(&self) -> &'static str {
+        self.slots.name
+    }
+
+    fn removes_by_name(&self) -> bool {
+        true
+    }
+
+    fn is_deep(&self) -> bool {
+        false
+    }
+
+    fn submit(&mut self, slot: usize, op: &Op<'_>) -> Result<(), Failure> {
+        self.slots.encode(slot, op);
+        let start = Instant::now();
+        let length = self.core.handle(&mut self.slots.request, &mut self.reply)?;
+        self.slots.busy += start.elapsed();
+        self.slots.answer(slot, op, &self.reply[..length])
+    }
+
+    fn kick(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn is_done(&mut self, slot: usize) -> Result<bool, Failure> {
+        Ok(self.slots.replies[slot].is_some())
+    }
+
+    fn collect(&mut self, slot: usize) -> Result<Reply, Failure> {
+        let name = self.slots.name;
+        self.slots.replies[slot].take().ok_or_else(|| Failure::wrong(name, "no request is out"))
+    }
+
+    fn fill(&mut self, slot: usize, at: usize, bytes: &[u8]) -> Result<(), Failure> {
+        self.slots.data[slot][at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, slot: usize, at: usize, bytes: &mut [u8]) -> Result<(), Failure> {
+        bytes.copy_from_slice(&self.slots.data[slot][at..at + bytes.len()]);
+        Ok(())
+    }
+
+    fn cpu(&self) -> Result<Duration, Failure> {
+        Ok(self.slots.busy)
+    }
+}
+
+/// [`virtio_9p::Server`].
+pub(crate) struct OwnCore(Server<Passthrough>);
+
+impl CoreChannel {
+    /// Name in reports.
+    pub(crate) const NAME: &'static str = "our core";
+
+    /// A server of `folder`.
+    pub(crate) fn own(folder: &Path) -> Result<Self, Failure> {
+        let files = Passthrough::new(folder, PassthroughOptions::default())
+            .map_err(|cause| Failure::wrong(Self::NAME, cause.to_string()))?;
+        let core = OwnCore(Server::new(files, Options::default()));
+        Ok(Self { core, slots: Slots::new(Self::NAME), reply: vec![0; room(0) + REPLY_HEAD] })
+    }
+}
+
+impl Core for OwnCore {
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure> {
+        // SAFETY: both buffers outlive the segments, are borrowed exclusively, and are not touched while they are used.
+        let (from, to) = unsafe {
+            let from = Segment::new(request.as_mut_ptr(), request.len());
+            ([from], [Segment::new(reply.as_mut_ptr(), reply.len())])
+        };
+        match self.0.handle(&Readable::new(&from), &Writable::new(&to)) {
+            Outcome::Reply(length) => Ok(length),
+            Outcome::Dropped => Err(Failure::wrong(CoreChannel::NAME, "a request was dropped")),
+        }
+    }
+}
+
+/// [`p9::Server`].
+pub(crate) struct P9Core(p9::Server);
+
+impl P9Channel {
+    /// Name in reports.
+    pub(crate) const NAME: &'static str = "crate p9";
+
+    /// A server of `folder`.
+    pub(crate) fn p9(folder: &Path) -> Result<Self, Failure> {
+        let server = p9::Server::new(folder, Default::default(), Default::default())
+            .map_err(|cause| Failure::system("start the server of the crate p9", cause))?;
+        Ok(Self { core: P9Core(server), slots: Slots::new(Self::NAME), reply: Vec::with_capacity(room(0)) })
+    }
+}
+
+impl Core for P9Core {
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure> {
+        reply.clear();
+        self.0
+            .handle_message(&mut &*request, reply)
+            .map_err(|cause| Failure::wrong(P9Channel::NAME, cause.to_string()))?;
+        Ok(reply.len())
+    }
+}

@@ -1,0 +1,13 @@
+//! 9P2000.L: one client for all servers, over channels that differ.
+
+mod channel;
+mod client;
+mod in_process;
+mod message;
+mod stream;
+mod virtio;
+
+pub(super) use client::NinepSubject;
+pub(super) use in_process::{CoreChannel, P9Channel};
+pub(super) use stream::StreamChannel;
+pub(super) use virtio::{CLIENT, VirtioChannel};

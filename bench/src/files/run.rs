@@ -1,0 +1,189 @@
+//! The run: every server does a row of work, turn about.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::subject::{Subject, Times};
+use super::tree::Tree;
+use super::work::{LARGE, SMALL, Work};
+use super::{roster, roster::Roster};
+use crate::failure::Failure;
+use crate::measure::{Figure, Sample, Series, percentile};
+use crate::scene::Scene;
+
+/// Work is repeated until it takes this long, to see how often a sample needs it.
+const TRIAL: Duration = Duration::from_millis(4);
+/// The parts of all latencies that [`FilePoint::latency`] tells.
+pub(crate) const PERCENTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub(crate) struct FilesPlan {
+    /// The work, and how many requests are out at a time.
+    pub(crate) rows: Vec<(Work, u16)>,
+    /// Samples of each row and server.
+    pub(crate) rounds: usize,
+    /// Length of a sample.
+    pub(crate) sample: Duration,
+}
+
+impl FilesPlan {
+    /// Every row, or those that differ most from each other.
+    pub(crate) fn new(quick: bool, rounds: usize) -> Self {
+        let mut rows = vec![
+            (Work::Getattr, 1),
+            (Work::Getattr, 32),
+            (Work::Walk, 1),
+            (Work::OpenRead, 1),
+            (Work::Create, 1),
+            (Work::Readdir(100), 1),
+            (Work::Read(SMALL), 1),
+            (Work::Read(SMALL), 32),
+            (Work::Read(64 << 10), 1),
+            (Work::Read(LARGE), 1),
+            (Work::Write(SMALL), 1),
+            (Work::Write(LARGE), 1),
+        ];
+        if !quick {
+            let depths = [4, 16].into_iter();
+            rows.extend(depths.flat_map(|depth| [(Work::Getattr, depth), (Work::Read(SMALL), depth)]));
+            rows.extend([4, 16, 32].map(|depth| (Work::Write(SMALL), depth)));
+            rows.extend([16, 256].map(|kib| (Work::Read(kib << 10), 1)));
+            rows.extend([16, 64, 256].map(|kib| (Work::Write(kib << 10), 1)));
+            rows.extend([(Work::Read(LARGE), 4), (Work::Write(LARGE), 4)]);
+            rows.extend([(Work::Readdir(5000), 1), (Work::Fsync, 1)]);
+        }
+        let sample = Duration::from_millis(if quick { 25 } else { 40 });
+        Self { rows, rounds, sample }
+    }
+
+    /// The rows that tell what isolation costs.
+    pub(crate) fn safety(quick: bool, rounds: usize) -> Self {
+        let mut plan = Self::new(true, rounds);
+        if !quick {
+            plan.sample = Duration::from_millis(40);
+        }
+        plan
+    }
+
+    /// Numbers of entries of the directories that the rows list.
+    fn directories(&self) -> Vec<u32> {
+        let entries =
+            self.rows.iter().filter_map(|(work, _)| if let Work::Readdir(n) = work { Some(*n) } else { None });
+        entries.collect()
+    }
+}
+
+/// One server at one row.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FilePoint {
+    /// The server.
+    pub(crate) peer: &'static str,
+    /// The work.
+    pub(crate) work: Work,
+    /// Its name.
+    pub(crate) name: String,
+    /// Requests out at a time.
+    pub(crate) depth: u16,
+    /// Bytes of file data of an operation.
+    pub(crate) bytes: u64,
+    /// Nanoseconds per operation.
+    pub(crate) wall: Figure,
+    /// Nanoseconds of server processor time per operation.
+    pub(crate) cpu: Figure,
+    /// Nanoseconds that 50, 90, 99, 99.9 and 100 % of the operations stay below; at depth 1 only.
+    pub(crate) latency: Option<[f64; PERCENTILES.len()]>,
+}
+
+/// The results.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FilesReport {
+    /// The servers, in the order of columns.
+    pub(crate) peers: Vec<&'static str>,
+    /// All points, by row, then server.
+    pub(crate) points: Vec<FilePoint>,
+}
+
+impl FilesReport {
+    /// The point of `peer` at a row.
+    pub(crate) fn find(&self, peer: &str, work: Work, depth: u16) -> Option<&FilePoint> {
+        self.points.iter().find(|point| point.peer == peer && point.work == work && point.depth == depth)
+    }
+
+    /// The rows, in the order they were measured.
+    pub(crate) fn rows(&self) -> Vec<(Work, u16)> {
+        let mut rows: Vec<(Work, u16)> = Vec::new();
+        for point in &self.points {
+            if !rows.contains(&(point.work, point.depth)) {
+                rows.push((point.work, point.depth));
+            }
+        }
+        rows
+    }
+}
+
+/// Measures `plan` on the servers of `roster`.
+pub(crate) fn run(scene: &Scene<'_>, plan: &FilesPlan, roster: &Roster) -> Result<FilesReport, Failure> {
+    let directories = plan.directories();
+    scene.steps.say("files: filling the shared folder");
+    let tree = Tree::make(scene.folder, &directories)?;
+    let mut subjects = roster::assemble(scene, roster, &tree, &directories)?;
+    let peers = subjects.iter().map(|subject| subject.name()).collect();
+    let mut points = Vec::new();
+    for (index, (work, depth)) in plan.rows.iter().enumerate() {
+        scene.steps.count(&format!("files: {work}, depth {depth}"), index, plan.rows.len());
+        points.extend(row(&mut subjects, plan, *work, *depth)?);
+    }
+    Ok(FilesReport { peers, points })
+}
+
+fn row(subjects: &mut [Box<dyn Subject>], plan: &FilesPlan, work: Work, depth: u16) -> Result<Vec<FilePoint>, Failure> {
+    let mut able: Vec<_> = subjects.iter_mut().filter(|subject| subject.can(work, depth)).collect();
+    let mut operations = Vec::new();
+    for subject in &mut able {
+        operations.push(trial(subject.as_mut(), plan.sample, work, depth)?);
+    }
+    let mut series = vec![Series::default(); able.len()];
+    let mut each = vec![Vec::new(); able.len()];
+    for _ in 0..plan.rounds {
+        for (index, subject) in able.iter_mut().enumerate() {
+            let mut times = Times::default();
+            let before = subject.cpu()?;
+            subject.run(work, depth, operations[index], &mut times)?;
+            let cpu = subject.cpu()?.saturating_sub(before);
+            series[index].push(Sample { operations: operations[index], wall: times.wall, cpu });
+            each[index].append(&mut times.each);
+        }
+    }
+    let points = able.iter().zip(&series).zip(&mut each).map(|((subject, series), each)| {
+        each.sort_by(f64::total_cmp);
+        let latency = (!each.is_empty()).then(|| PERCENTILES.map(|part| percentile(each, part)));
+        FilePoint {
+            peer: subject.name(),
+            work,
+            name: work.to_string(),
+            depth,
+            bytes: work.bytes(),
+            wall: series.wall(),
+            cpu: series.cpu(),
+            latency,
+        }
+    });
+    Ok(points.collect())
+}
+
+/// How many operations a sample of `length` has; warms caches on the way.
+fn trial(subject: &mut dyn Subject, length: Duration, work: Work, depth: u16) -> Result<u64, Failure> {
+    let mut operations = u64::from(depth) * 2;
+    loop {
+        let mut times = Times::default();
+        subject.run(work, depth, operations, &mut times)?;
+        if times.wall >= TRIAL {
+            let each = times.wall.as_nanos() / u128::from(operations);
+            let fitting = u64::try_from(length.as_nanos() / each.max(1)).unwrap_or(u64::MAX);
+            return Ok(fitting.max(u64::from(depth) * 4));
+        }
+        operations *= 2;
+    }
+}

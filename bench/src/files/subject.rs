@@ -1,0 +1,84 @@
+//! A server with its client.
+
+use std::time::{Duration, Instant};
+
+use super::work::Work;
+use crate::failure::Failure;
+
+/// What operations took.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Times {
+    /// The time of all, without the check of file data where one operation runs at a time.
+    pub(super) wall: Duration,
+    /// Each one's nanoseconds, where one operation runs at a time.
+    pub(super) each: Vec<f64>,
+}
+
+impl Times {
+    /// One operation that began at `start` has ended.
+    pub(super) fn ended(&mut self, start: Instant) {
+        let time = start.elapsed();
+        self.wall += time;
+        self.each.push(time.as_secs_f64() * 1e9);
+    }
+}
+
+/// A server that can be given work.
+pub(super) trait Subject {
+    /// Its name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can do `work`, `depth` at a time.
+    fn can(&self, work: Work, depth: u16) -> bool;
+
+    /// Does `work` so many times, `depth` at a time, and checks every answer.
+    fn run(&mut self, work: Work, depth: u16, operations: u64, times: &mut Times) -> Result<(), Failure>;
+
+    /// Processor time the server has used.
+    fn cpu(&self) -> Result<Duration, Failure>;
+}
+
+/// Numbers that look random and are the same in every run (xorshift64).
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Where the next read or write of a file goes.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    random: Random,
+    next: u64,
+}
+
+impl Places {
+    pub(super) fn new() -> Self {
+        Self { random: Random::new(), next: 0 }
+    }
+
+    /// The offset of the next `bytes` bytes in a file of `size`: random for small ones, else the next.
+    pub(super) fn next(&mut self, bytes: u32, size: u64) -> u64 {
+        let bytes = u64::from(bytes);
+        if bytes <= u64::from(super::work::SMALL) {
+            return self.random.below(size / bytes) * bytes;
+        }
+        if self.next + bytes > size {
+            self.next = 0;
+        }
+        let offset = self.next;
+        self.next += bytes;
+        offset
+    }
+}

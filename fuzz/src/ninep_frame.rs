@@ -1,0 +1,74 @@
+//! One frame of arbitrary bytes, in a session with open files, folders and links.
+//!
+//! Checked: the reply obeys the framing rules, and nothing outside the shared folder is read or changed.
+
+use std::sync::{Mutex, OnceLock};
+
+use virtio_9p::{Passthrough, Server};
+
+use crate::input::Input;
+use crate::ninep::{exchange, frame, must, server, version_frame};
+use crate::tree::Tree;
+
+struct Rig {
+    tree: Tree,
+    server: Server<Passthrough>,
+}
+
+fn rig() -> &'static Mutex<Rig> {
+    static RIG: OnceLock<Mutex<Rig>> = OnceLock::new();
+    RIG.get_or_init(|| {
+        let tree = Tree::new();
+        let server = server(&tree);
+        Mutex::new(Rig { tree, server })
+    })
+}
+
+/// The session that every frame meets: fid 0 is the root, 1 an open file, 2 an open folder, 3 a folder, 4 a link.
+pub(crate) fn prelude() -> Vec<Vec<u8>> {
+    let word = u32::to_le_bytes;
+    let none = word(u32::MAX);
+    let walk = |to: u32, name: &[u8]| {
+        let len = u16::try_from(name.len()).expect("short");
+        frame(110, 1, &[&word(0)[..], &word(to), &1_u16.to_le_bytes(), &len.to_le_bytes(), name].concat())
+    };
+    let open = |fid: u32, flags: u32| frame(12, 1, &[word(fid), word(flags)].concat());
+    let attach = frame(104, 1, &[&word(0)[..], &none, &[0; 4], &none].concat());
+    vec![
+        version_frame(),
+        attach,
+        walk(1, b"file"),
+        walk(2, b"dir"),
+        walk(3, b"dir"),
+        walk(4, b"link"),
+        open(1, 2),
+        open(2, 0),
+    ]
+}
+
+/// Runs one input: the room for the reply, where buffers are cut, and the frame. Half of the frames get a true size.
+///
+/// # Panics
+/// At a finding.
+pub fn run(data: &[u8]) {
+    let rig = rig().lock().expect("a finding ends the process");
+    let mut input = Input::new(data);
+    let (room, cut) = (usize::from(input.u16()) % 9000, input.u8());
+    let mut request = input.rest().to_vec();
+    if cut & 1 == 0 && request.len() >= 7 {
+        let size = u32::try_from(request.len()).expect("short");
+        request[..4].copy_from_slice(&size.to_le_bytes());
+    }
+    rig.tree.rebuild();
+    must(&rig.server, &prelude());
+    exchange(&rig.server, &request, room, usize::from(cut >> 1));
+    rig.server.reset();
+    assert_eq!(rig.server.fid_count(), 0);
+    rig.tree.check();
+}
+
+/// One frame of each type that the prelude's fids can serve.
+#[must_use]
+pub fn seeds() -> Vec<Vec<u8>> {
+    super::ninep_session::one_of_each().into_iter().map(|frame| [&[0, 0x20, 0x16][..], &frame].concat()).collect()
+}

@@ -1,0 +1,255 @@
+//! Sessions: message after message, each with the fields of its type, and hostile values in them.
+//!
+//! Checked as for single frames, after each session.
+
+use std::sync::{Mutex, OnceLock};
+
+use virtio_9p::{Passthrough, Server};
+
+use crate::input::Input;
+use crate::ninep::{exchange, frame, must, server};
+use crate::ninep_frame::prelude;
+use crate::tree::Tree;
+
+/// Messages of one session at most.
+const MESSAGES: usize = 64;
+/// Names that lead somewhere, or nowhere they should.
+const NAMES: [&[u8]; 20] = [
+    b"file",
+    b"dir",
+    b"inner",
+    b"link",
+    b"abs",
+    b"up",
+    b"..",
+    b".",
+    b"",
+    b"/",
+    b"a/b",
+    b"../canary",
+    b"new",
+    b"n2",
+    b"secret",
+    b"canary",
+    b"x\0y",
+    b"user.a",
+    b"security.capability",
+    b"/proc/self/root",
+];
+/// Numbers that matter as flags, modes, counts and offsets.
+const NUMBERS: [u64; 16] = [
+    0,
+    1,
+    2,
+    0o102,
+    0o1102,
+    0x200,
+    11,
+    4096,
+    0o644,
+    0o4755,
+    0o20644,
+    0o10644,
+    8192,
+    0x7fff_ffff,
+    0xffff_ffff,
+    u64::MAX,
+];
+
+/// One field of a message.
+#[derive(Clone, Copy)]
+enum Field {
+    Fid,
+    Byte,
+    Half,
+    Word,
+    Long,
+    Text,
+    /// A count and so many names.
+    Names,
+    /// A count and so many bytes.
+    Data,
+}
+
+use Field::{Byte, Data, Fid, Half, Long, Names, Text, Word};
+
+/// Type and fields of each T-message.
+const MESSAGE_FIELDS: [(u8, &[Field]); 29] = [
+    (8, &[Fid]),
+    (12, &[Fid, Word]),
+    (14, &[Fid, Text, Word, Word, Word]),
+    (16, &[Fid, Text, Text, Word]),
+    (18, &[Fid, Text, Word, Word, Word, Word]),
+    (20, &[Fid, Fid, Text]),
+    (22, &[Fid]),
+    (24, &[Fid, Long]),
+    (26, &[Fid, Word, Word, Word, Word, Long, Long, Long, Long, Long]),
+    (30, &[Fid, Fid, Text]),
+    (32, &[Fid, Text, Long, Word]),
+    (40, &[Fid, Long, Word]),
+    (50, &[Fid, Word]),
+    (52, &[Fid, Byte, Word, Long, Long, Word, Text]),
+    (54, &[Fid, Byte, Long, Long, Word, Text]),
+    (70, &[Fid, Fid, Text]),
+    (72, &[Fid, Text, Word, Word]),
+    (74, &[Fid, Text, Fid, Text]),
+    (76, &[Fid, Text, Word]),
+    (100, &[Word, Text]),
+    (102, &[Fid, Text, Text, Word]),
+    (104, &[Fid, Fid, Text, Text, Word]),
+    (108, &[Half]),
+    (110, &[Fid, Fid, Names]),
+    (116, &[Fid, Long, Word]),
+    (118, &[Fid, Long, Data]),
+    (120, &[Fid]),
+    (122, &[Fid]),
+    (99, &[]),
+];
+
+struct Rig {
+    tree: Tree,
+    server: Server<Passthrough>,
+}
+
+fn rig() -> &'static Mutex<Rig> {
+    static RIG: OnceLock<Mutex<Rig>> = OnceLock::new();
+    RIG.get_or_init(|| {
+        let tree = Tree::new();
+        let server = server(&tree);
+        Mutex::new(Rig { tree, server })
+    })
+}
+
+fn text(input: &mut Input<'_>, body: &mut Vec<u8>) {
+    let choice = input.u8();
+    let name = match choice {
+        0xff => vec![b'n'; 255],
+        0xfe => vec![b'n'; 256],
+        0x80..=0xbf => input.bytes(usize::from(choice & 0x3f)).to_vec(),
+        _ => NAMES[usize::from(choice) % NAMES.len()].to_vec(),
+    };
+    body.extend(u16::try_from(name.len()).expect("short").to_le_bytes());
+    body.extend(name);
+}
+
+fn number(input: &mut Input<'_>) -> u64 {
+    let choice = input.u8();
+    if choice & 0x80 != 0 { input.u64() } else { NUMBERS[usize::from(choice) % NUMBERS.len()] }
+}
+
+/// The next message of a session.
+fn message(input: &mut Input<'_>) -> Vec<u8> {
+    let (kind, fields) = MESSAGE_FIELDS[usize::from(input.u8()) % MESSAGE_FIELDS.len()];
+    let mut body = Vec::new();
+    for field in fields {
+        match field {
+            Fid => match input.u8() {
+                0xff => body.extend(u32::MAX.to_le_bytes()),
+                small => body.extend(u32::from(small % 12).to_le_bytes()),
+            },
+            Byte => body.push(input.u8()),
+            Half => body.extend(input.u16().to_le_bytes()),
+            Word => body.extend(&number(input).to_le_bytes()[..4]),
+            Long => body.extend(number(input).to_le_bytes()),
+            Text => text(input, &mut body),
+            Names => {
+                let count = u16::from(input.u8() % 18);
+                body.extend(count.to_le_bytes());
+                (0..count).for_each(|_| text(input, &mut body));
+            }
+            Data => {
+                let bytes = input.u8();
+                let data = input.bytes(usize::from(bytes)).to_vec();
+                body.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
+                body.extend(data);
+            }
+        }
+    }
+    frame(kind, u16::from(input.u8()), &body)
+}
+
+/// Runs one input: a session that starts from that of single frames.
+///
+/// # Panics
+/// At a finding.
+pub fn run(data: &[u8]) {
+    let rig = rig().lock().expect("a finding ends the process");
+    let mut input = Input::new(data);
+    rig.tree.rebuild();
+    must(&rig.server, &prelude());
+    for _ in 0..MESSAGES {
+        if input.is_empty() {
+            break;
+        }
+        let request = message(&mut input);
+        let shape = input.u8();
+        let room = if shape & 0x80 == 0 { 8192 } else { usize::from(shape & 0x3f) };
+        exchange(&rig.server, &request, room, usize::from(shape & 0x1f));
+    }
+    rig.server.reset();
+    assert_eq!(rig.server.fid_count(), 0);
+    rig.tree.check();
+}
+
+/// One message of each type, as frames.
+pub(crate) fn one_of_each() -> Vec<Vec<u8>> {
+    (0..MESSAGE_FIELDS.len()).map(|index| message(&mut Input::new(&sample(index)))).collect()
+}
+
+/// Input that yields a message of the type at `index`, with small fids, the name `new` and zeros.
+fn sample(index: usize) -> Vec<u8> {
+    let (kind, fields) = MESSAGE_FIELDS[index];
+    let mut bytes = vec![u8::try_from(index).expect("few")];
+    let mut fids = 0;
+    for field in fields {
+        match field {
+            Fid => {
+                // Messages on open files work on 1, on folders to read on 2; others on the root and a new fid.
+                let first = match kind {
+                    116 | 118 | 50 | 52 | 54 => 1,
+                    40 => 2,
+                    22 => 4,
+                    _ => 0,
+                };
+                bytes.push(if fids == 0 { first } else { 7 });
+                fids += 1;
+            }
+            Half => bytes.extend([0, 0]),
+            Byte | Word | Long => bytes.push(0),
+            Text => bytes.push(12),
+            Names => bytes.extend([2, 1, 2]),
+            Data => bytes.extend([4, b'd', b'a', b't', b'a']),
+        }
+    }
+    bytes.push(5);
+    bytes
+}
+
+/// One message of each type, and a few sessions that make, use and remove things.
+#[must_use]
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<Vec<u8>> = (0..MESSAGE_FIELDS.len()).map(|index| [sample(index), vec![0]].concat()).collect();
+    let together = seeds.concat();
+    seeds.push(together);
+    let at = |kind: u8| {
+        let index = MESSAGE_FIELDS.iter().position(|(known, _)| *known == kind).expect("a known type");
+        u8::try_from(index).expect("few")
+    };
+    // Walks through each of the links, then opens, reads and lists what they led to.
+    for name in [3, 4, 5, 6] {
+        let walk = [at(110), 0, 8, 2, name, 14, 5, 0];
+        let (open, read) = ([at(12), 8, 0, 5, 0], [at(116), 8, 0, 7, 5, 0]);
+        seeds.push([&walk[..], &open, &read].concat());
+    }
+    // Makes a file through a link, renames it upwards, links it, removes it.
+    seeds.push(
+        [
+            &[at(14), 3, 3, 3, 8, 0, 5, 0][..],
+            &[at(74), 0, 0, 3, 11, 5, 0],
+            &[at(70), 3, 1, 13, 5, 0],
+            &[at(76), 3, 13, 0, 5, 0],
+        ]
+        .concat(),
+    );
+    seeds
+}

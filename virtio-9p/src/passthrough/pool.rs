@@ -1,0 +1,129 @@
+//! Serving more files than the process may have descriptors.
+//!
+//! A fid needs an `O_PATH` descriptor, an open one a second for I/O. When the budget is spent, those that were not used for
+//! longest are closed and opened again when they are needed.
+//!
+//! **Who counts.** Every descriptor of nodes, open files and lock owners counts; [`Pool::make_room`] is called before one is
+//! opened. Those of the first quarter of the budget are fixed: open for good, and nothing is counted when they are used. The
+//! ones beyond are listed, and a clock hand goes over the list: what was used since it last came by is spared once, what is
+//! in use is skipped (see [`Descriptor`](super::descriptor::Descriptor)). The list holds weak references and is tidied as
+//! the hand goes, so that dropping a file takes no lock.
+//!
+//! **An I/O descriptor** is opened again through `/proc/self/fd` of its node, with the flags of the first time but those that
+//! create or truncate. It is closed only if the kernel would allow opening it again now: a file that was made with mode 0444
+//! and opened for writing keeps it. (If the host takes the permission away later, a process without `CAP_DAC_OVERRIDE`
+//! meets `EACCES`.) A directory finds its position again by the cookie.
+//!
+//! **An `O_PATH` descriptor** is closed only if there is a way back: the kernel's path of the file, below the root, that at
+//! this moment leads to it again (see [`places`](super::places)). An unlinked file has none, nor has one that left the tree:
+//! they keep theirs. So does a file with an open I/O descriptor. Opening it again resolves the path under `openat2` as
+//! always, and compares device, inode and time of birth: another file in its place is `ESTALE`.
+//!
+//! **Changes of names through the server** keep the way back true: a rename rewrites the paths of closed descriptors, and
+//! before a name is removed or replaced, a closed descriptor of that file is opened and stays. A rename or removal by the
+//! host's own programs is noticed at the next use: `ESTALE`, as on NFS.
+//!
+//! If nothing can be closed the process limit has the last word, and the client gets `ENFILE`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::limits::{MIN_DESCRIPTORS, RECLAIM_BATCH, RECLAIM_SCAN};
+use crate::session::lock;
+
+/// What has a descriptor that can be closed.
+pub(super) trait Reclaim: Send + Sync {
+    /// Whether it was used since this was last asked.
+    fn was_used(&self) -> bool;
+    /// Closes the descriptor if that is possible; whether it was.
+    fn reclaim(self: Arc<Self>) -> bool;
+}
+
+/// The descriptors of one file system.
+#[derive(Default)]
+pub(super) struct Pool {
+    budget: usize,
+    open: AtomicUsize,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    entries: Vec<Weak<dyn Reclaim>>,
+    hand: usize,
+    /// Length at which dead entries are looked for: they keep memory.
+    tidy_at: usize,
+}
+
+impl Pool {
+    /// A pool of at most `budget` descriptors; 0 is what `RLIMIT_NOFILE` allows, less an eighth for the rest of the process.
+    pub(super) fn new(budget: usize) -> Pool {
+        let budget = match budget {
+            0 => {
+                let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+                let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+                limit - limit / 8
+            }
+            budget => budget,
+        };
+        Pool { budget: budget.max(MIN_DESCRIPTORS), ..Pool::default() }
+    }
+
+    /// Counts a descriptor that was opened; whether it should be listed.
+    #[inline]
+    pub(super) fn opened(&self) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed) >= self.budget / 4
+    }
+
+    /// Counts a descriptor that was closed.
+    #[inline]
+    pub(super) fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many lock owners may have a descriptor: they cannot be closed.
+    pub(super) fn lock_owners(&self) -> usize {
+        self.budget / 4
+    }
+
+    /// Closes descriptors if the budget is spent. Called before one is opened, with no lock of this module's users held.
+    #[inline]
+    pub(super) fn make_room(&self) {
+        if self.open.load(Ordering::Relaxed) >= self.budget {
+            self.reclaim();
+        }
+    }
+
+    /// Lists what may be closed later.
+    pub(super) fn list(&self, entry: Weak<dyn Reclaim>) {
+        let mut list = lock(&self.list);
+        if list.entries.len() >= list.tidy_at {
+            list.entries.retain(|entry| entry.strong_count() > 0);
+            list.tidy_at = (2 * list.entries.len()).max(1024);
+        }
+        list.entries.push(entry);
+    }
+
+    /// Closes some of the descriptors that were not used for longest.
+    #[cold]
+    pub(super) fn reclaim(&self) {
+        let mut list = lock(&self.list);
+        let mut closed = 0;
+        for _ in 0..RECLAIM_SCAN {
+            if closed >= RECLAIM_BATCH.min(self.budget / 8) || list.entries.is_empty() {
+                return;
+            }
+            let at = list.hand % list.entries.len();
+            let Some(entry) = list.entries[at].upgrade() else {
+                list.entries.swap_remove(at);
+                continue;
+            };
+            if !entry.was_used() && entry.clone().reclaim() {
+                closed += 1;
+            }
+            list.hand = at + 1;
+            // The last reference may go here, and closes more; nothing of that needs the list.
+            drop(entry);
+        }
+    }
+}

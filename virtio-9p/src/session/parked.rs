@@ -1,0 +1,120 @@
+//! Requests that wait: locks that another owner holds.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::FidState;
+use super::sync::lock;
+use crate::errno::Errno;
+use crate::fs::{FileSystem, LockRange};
+use crate::wire::{Fid, LockType, Tag};
+
+/// A lock request that waits. It holds the file, and nothing of the client's memory.
+pub(crate) struct Waiting<F: FileSystem> {
+    /// The caller's name for the request.
+    pub(crate) ticket: u64,
+    pub(crate) tag: Tag,
+    /// Bytes that the reply may have.
+    pub(crate) limit: usize,
+    pub(crate) fid: Fid,
+    pub(crate) state: Arc<FidState<F>>,
+    pub(crate) kind: LockType,
+    pub(crate) range: LockRange,
+    pub(crate) proc_id: u32,
+    pub(crate) client_id: Vec<u8>,
+}
+
+/// What became of a request that waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The lock was taken.
+    Granted,
+    /// It cannot be any more.
+    Failed(Errno),
+    /// The client does not want it any more, or is gone.
+    Cancelled,
+}
+
+/// A finished one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    pub(crate) ticket: u64,
+    pub(crate) tag: Tag,
+    pub(crate) limit: usize,
+    pub(crate) answer: Answer,
+}
+
+/// The requests of a session that wait, in the order in which they came, and those whose wait is over.
+pub(crate) struct Parked<F: FileSystem> {
+    waiting: Mutex<Vec<Waiting<F>>>,
+    finished: Mutex<VecDeque<Finished>>,
+    count: AtomicUsize,
+    max: usize,
+}
+
+impl<F: FileSystem> Parked<F> {
+    pub(crate) fn new(max: usize) -> Parked<F> {
+        Parked { waiting: Mutex::default(), finished: Mutex::default(), count: AtomicUsize::new(0), max }
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Lets a request wait; false if too many do.
+    pub(crate) fn park(&self, request: Waiting<F>) -> bool {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= self.max {
+            return false;
+        }
+        waiting.push(request);
+        self.count.store(waiting.len(), Ordering::Release);
+        true
+    }
+
+    /// Tries every one that waits, in order, until none is answered any more.
+    pub(crate) fn retry(&self, attempt: impl Fn(&Waiting<F>) -> Option<Answer>) {
+        let mut waiting = lock(&self.waiting);
+        loop {
+            let before = waiting.len();
+            // The end of one may free what another waits for.
+            self.settle(&mut waiting, &attempt);
+            if waiting.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Cancels those with a tag.
+    pub(crate) fn cancel(&self, tag: Tag) {
+        self.settle(&mut lock(&self.waiting), |request| (request.tag == tag).then_some(Answer::Cancelled));
+    }
+
+    /// Cancels all.
+    pub(crate) fn cancel_all(&self) {
+        self.settle(&mut lock(&self.waiting), |_| Some(Answer::Cancelled));
+    }
+
+    fn settle(&self, waiting: &mut Vec<Waiting<F>>, answer: impl Fn(&Waiting<F>) -> Option<Answer>) {
+        waiting.retain(|request| {
+            let Some(answer) = answer(request) else { return true };
+            let Waiting { ticket, tag, limit, .. } = *request;
+            lock(&self.finished).push_back(Finished { ticket, tag, limit, answer });
+            false
+        });
+        self.count.store(waiting.len(), Ordering::Release);
+    }
+
+    /// The next one whose wait is over.
+    pub(crate) fn next_finished(&self) -> Option<Finished> {
+        lock(&self.finished).pop_front()
+    }
+
+    /// Forgets everything: nobody is there to be answered.
+    pub(crate) fn clear(&self) {
+        self.cancel_all();
+        lock(&self.finished).clear();
+    }
+}
