@@ -178,6 +178,12 @@ fn counters(iommu: Option<Arc<Iommu>>, shares: Vec<(MountTag, Arc<ShareDevice>)>
                 faults.recorded(),
                 faults.dropped()
             );
+            for (reason, count) in faults.by_reason().filter(|(_, count)| *count > 0) {
+                info!("iommu: faults because {reason}: {count}");
+            }
+            for (domain, mappings) in iommu.mappings_by_domain() {
+                info!("iommu: domain {domain}: {mappings} live mappings");
+            }
         }
         for (tag, share) in &shares {
             info!("share {tag}: {:?}", share.stats());

@@ -117,6 +117,13 @@ impl Iommu {
         self.calgary().live_mappings()
     }
 
+    /// The domains that exist, with the number of mappings in each.
+    #[must_use]
+    pub fn mappings_by_domain(&self) -> Vec<(u32, u64)> {
+        let calgary = self.calgary();
+        calgary.domains().map(|domain| (domain.0, calgary.live_mappings_of(domain))).collect()
+    }
+
     /// Looks at the domains and their tables between two batches.
     pub fn inspect<T>(&self, look: impl FnOnce(&Calgary) -> T) -> T {
         look(&self.calgary())

@@ -8,6 +8,9 @@ use iommu_calgary::Commit;
 /// Statuses OK (0) to NOMEM (8).
 const STATUSES: usize = 9;
 
+/// Classes of batch size: 1, 2 to 3, 4 to 7, and so on to 1,024 and more.
+const BATCH_CLASSES: usize = 11;
+
 /// Counters, written by the IOMMU's thread and read by anyone.
 #[derive(Debug, Default)]
 pub struct IommuStats {
@@ -17,6 +20,7 @@ pub struct IommuStats {
     /// Requests answered without a status: unknown type, or a chain that is none.
     malformed: AtomicU64,
     batches: AtomicU64,
+    batch_sizes: [AtomicU64; BATCH_CLASSES],
     largest_batch: AtomicU64,
     kicks: AtomicU64,
     interrupts: AtomicU64,
@@ -47,6 +51,8 @@ pub struct IommuStatsSnapshot {
     pub malformed: u64,
     /// Drains of the request queue that found something.
     pub batches: u64,
+    /// The same by size: class `n` counts drains of 2^n to 2^(n+1) - 1 requests, the last one all larger ones.
+    pub batch_sizes: [u64; BATCH_CLASSES],
     /// Most requests in one drain.
     pub largest_batch: u64,
     /// Calls to serve the request queue.
@@ -93,6 +99,8 @@ impl IommuStats {
 
     pub(super) fn note_batch(&self, requests: u64) {
         bump(&self.batches, 1);
+        let class = requests.checked_ilog2().map_or(0, |class| class as usize);
+        bump(&self.batch_sizes[class.min(BATCH_CLASSES - 1)], 1);
         self.largest_batch.fetch_max(requests, Ordering::Relaxed);
     }
 
@@ -119,6 +127,7 @@ impl IommuStats {
             refused: self.statuses[1..].iter().map(get).sum(),
             malformed: get(&self.malformed),
             batches: get(&self.batches),
+            batch_sizes: std::array::from_fn(|class| get(&self.batch_sizes[class])),
             largest_batch: get(&self.largest_batch),
             kicks: get(&self.kicks),
             interrupts: get(&self.interrupts),
@@ -134,4 +143,20 @@ impl IommuStats {
 /// nothing.
 fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_counted_by_powers_of_two() {
+        let stats = IommuStats::default();
+        for requests in [1, 1, 2, 3, 4, 127, 128, 1023, 1024, 4000] {
+            stats.note_batch(requests);
+        }
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.batch_sizes, [2, 2, 1, 0, 0, 0, 1, 1, 0, 1, 2]);
+        assert_eq!((snapshot.batches, snapshot.largest_batch), (10, 4000));
+    }
 }
