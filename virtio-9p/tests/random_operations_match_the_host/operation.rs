@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use crate::client::is_root;
+
 /// Directories are made and moved among the first four names, links are made and moved among the last two; so a path to a
 /// parent never leads through a link, which a client would have to follow by itself.
 const NAMES: [&str; 6] = ["a", "b", "d", "e", "l", "m"];
@@ -183,8 +185,10 @@ impl Op {
         from[usize::from(self.number) % from.len()]
     }
 
+    /// Permission bits. Whoever is not root keeps the owner's, to get at the files afterwards.
     pub(crate) fn mode(&self) -> u32 {
-        self.choose(&[0o600, 0o640, 0o755, 0o444, 0o4755, 0o2755, 0o1777, 0])
+        let mode = self.choose(&[0o600, 0o640, 0o755, 0o444, 0o4755, 0o2755, 0o1777, 0]);
+        if is_root() { mode } else { mode | 0o700 }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -223,7 +227,9 @@ impl Op {
             [(1_u16, u32::MAX), (2, 1000), (4, u32::MAX), (0x10, u32::MAX), (0x20, u32::MAX)].into_iter().enumerate()
         {
             list.extend(tag.to_le_bytes());
-            list.extend(bits[(at + usize::from(self.number)) % bits.len()].to_le_bytes());
+            let owner = at == 0 && !is_root();
+            let bits = bits[(at + usize::from(self.number)) % bits.len()];
+            list.extend((if owner { 0o7 } else { bits }).to_le_bytes());
             list.extend(id.to_le_bytes());
         }
         list
