@@ -48,6 +48,24 @@ fn a_guest_is_paused_and_reset() {
     assert!(matches!(machine.wait_ready(), Err(MachineError::Exited { .. })));
 }
 
+/// Not a test: what [`a_program_of_the_host_runs_in_the_guest`] runs there.
+#[test]
+#[ignore = "runs in a guest"]
+fn program_in_a_guest() {
+    eprintln!("\nkernel={}", std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap());
+}
+
+#[test]
+fn a_program_of_the_host_runs_in_the_guest() {
+    let Some(bundle) = bundle_for_tests() else { return };
+    let own = std::env::current_exe().unwrap();
+    let machine = Machine::builder(&bundle).guest_program("own", own).spawn().unwrap();
+    machine.wait_ready().unwrap();
+    let said = machine.check("own --exact vm::booted::program_in_a_guest --ignored --nocapture").unwrap();
+    assert!(said.contains(&format!("kernel={}", machine.check("uname -r").unwrap())), "{said}");
+    machine.quit().unwrap();
+}
+
 #[test]
 fn a_scenario_reports_and_the_guest_powers_off() {
     let Some(bundle) = bundle_for_tests() else { return };

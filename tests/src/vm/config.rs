@@ -10,6 +10,7 @@ use super::bundle::Bundle;
 use super::failure::MachineError;
 use super::initramfs::Initramfs;
 use super::machine::Machine;
+use super::program;
 use super::scenario::Scenario;
 
 /// What executes the guest's instructions.
@@ -39,6 +40,7 @@ pub struct MachineBuilder {
     pub(super) then_commands: bool,
     pub(super) modules: Option<Vec<String>>,
     pub(super) guest_files: Vec<(String, u32, Vec<u8>)>,
+    programs: Vec<(String, PathBuf)>,
     pub(super) attachment: Option<QemuAttachment>,
     pub(super) patience: Duration,
     accel: Accel,
@@ -58,6 +60,7 @@ impl MachineBuilder {
             then_commands: false,
             modules: None,
             guest_files: Vec::new(),
+            programs: Vec::new(),
             attachment: None,
             patience: Duration::from_secs(120),
             accel: Accel::default(),
@@ -116,6 +119,13 @@ impl MachineBuilder {
         self
     }
 
+    /// A program of the host, in the guest's `PATH` as `name`. It comes with the loader and the libraries that the host
+    /// would run it with, so that it need not be static; it finds none of its other files.
+    pub fn guest_program(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.programs.push((name.into(), path.into()));
+        self
+    }
+
     /// Size of the guest's memory in MiB; 512 if not set. An [attachment](Self::attachment) has its own.
     pub fn memory_mib(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
@@ -171,6 +181,14 @@ impl MachineBuilder {
         initramfs.scenario(&self.scenario);
         for (path, permissions, data) in &self.guest_files {
             initramfs.file(path, *permissions, data);
+        }
+        for (name, path) in &self.programs {
+            let files = program::files(name, path).map_err(|cause| {
+                MachineError::Configuration(format!("{} cannot run in the guest: {cause}", path.display()))
+            })?;
+            for file in files {
+                initramfs.file(&file.path, 0o755, &file.data);
+            }
         }
         Ok(initramfs)
     }

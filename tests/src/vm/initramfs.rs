@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, BundleError};
 use super::cpio::Cpio;
 use super::modules::ModuleTree;
+use super::program::interpreter;
 use super::scenario::Scenario;
 
 /// The modules that are loaded by default, in this order: a 9P driver that binds before the IOMMU's would do its DMA
@@ -138,17 +139,7 @@ fn busybox(root: &Path) -> Result<Vec<u8>, BundleError> {
     let missing = |what| BundleError::NotFound { what, folder: root.to_owned(), hint };
     let path = find(root, &BUSYBOX_PLACES).ok_or_else(|| missing("busybox"))?;
     let image = fs::read(&path).map_err(BundleError::io("read", &path))?;
-    if names_interpreter(&image) { Err(missing("a statically linked busybox")) } else { Ok(image) }
-}
-
-/// Whether a 64-bit little-endian ELF program asks for a dynamic loader: has a program header of type PT_INTERP.
-fn names_interpreter(image: &[u8]) -> bool {
-    const HEADER_SIZE: usize = 56;
-    const PT_INTERP: [u8; 4] = [3, 0, 0, 0];
-    let table = image.get(32..40).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    let count = image.get(56..58).and_then(|bytes| bytes.try_into().ok()).map(u16::from_le_bytes);
-    let table = table.and_then(|table| image.get(usize::try_from(table).ok()?..)).unwrap_or_default();
-    table.chunks_exact(HEADER_SIZE).take(count.unwrap_or(0).into()).any(|header| header.starts_with(&PT_INTERP))
+    if interpreter(&image).is_some() { Err(missing("a statically linked busybox")) } else { Ok(image) }
 }
 
 /// setfattr and getfattr with their loader and libraries, at the places where the loader looks for them; `None` if any
@@ -168,27 +159,6 @@ fn attribute_programs(root: &Path) -> Option<Vec<(&'static str, Vec<u8>)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dynamic_programs_are_told_from_static_ones() {
-        let program = |kinds: &[u8]| {
-            let mut image = vec![0; 64];
-            image[32] = 64;
-            image[56] = u8::try_from(kinds.len()).unwrap();
-            for kind in kinds {
-                let mut header = [0; 56];
-                header[0] = *kind;
-                image.extend_from_slice(&header);
-            }
-            image
-        };
-        assert!(!names_interpreter(&program(&[1, 4])));
-        assert!(names_interpreter(&program(&[6, 3, 1])));
-        assert!(!names_interpreter(b"#!/bin/sh\n"));
-        // This test itself is a dynamic program wherever the standard library is.
-        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert_eq!(names_interpreter(&own), cfg!(not(target_feature = "crt-static")));
-    }
 
     #[test]
     fn the_archive_of_one_boot_follows_at_an_aligned_place() {

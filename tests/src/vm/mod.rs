@@ -35,6 +35,7 @@ mod initramfs;
 mod machine;
 mod modules;
 mod process;
+mod program;
 mod progress;
 mod qemu;
 mod qmp;
