@@ -8,7 +8,8 @@ use frontend_spec::ninep::MountTag;
 use log::{info, warn};
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 
-use crate::config::{ConfigError, ServeConfig, ShareConfig};
+use crate::config::{ConfigError, ServeConfig, ShareConfig, ShareIdentity};
+use crate::descriptors::{self, TooManyDescriptors};
 use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
@@ -17,21 +18,15 @@ use crate::transport::Device;
 use crate::transport::socket::{BindError, BoundSocket};
 use crate::transport::vhost_user::RingWindow;
 
-/// Largest 9P message offered. Linux uses at most 512,000 bytes over virtio.
-const MAX_MESSAGE: u32 = 1024 * 1024;
-/// Descriptors wanted, for all fids together.
-const DESCRIPTORS: u64 = 1 << 20;
-/// A fid holds one descriptor, and another one while its file is open.
-const DESCRIPTORS_PER_FID: u64 = 2;
-/// Descriptors kept for sockets, events, guest memory, tables and locks.
-const OWN_DESCRIPTORS: u64 = 5000;
-
 /// Why the daemon did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration is at fault.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The shares ask for more than the process may have.
+    #[error(transparent)]
+    Descriptors(#[from] TooManyDescriptors),
     /// A socket is not to be had.
     #[error(transparent)]
     Socket(#[from] BindError),
@@ -73,8 +68,7 @@ impl Daemon {
     /// See [`StartError`]; nothing runs then, and no socket is left.
     pub fn start(config: &ServeConfig, signals: Signals) -> Result<Self, StartError> {
         config.validate()?;
-        let descriptors = raise_descriptor_limit();
-        let max_fids = fids_per_share(descriptors, config.shares.len());
+        let descriptors = descriptors::shares_of(config, descriptors::raise_limit())?;
         let mut ports = Vec::new();
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
@@ -84,8 +78,8 @@ impl Daemon {
             iommu = Some(core);
         }
         let mut shares = Vec::new();
-        for wanted in &config.shares {
-            let device = Arc::new(build_share(wanted, iommu.as_ref(), max_fids, config.poll)?);
+        for (wanted, descriptors) in config.shares.iter().zip(descriptors) {
+            let device = Arc::new(build_share(wanted, iommu.as_ref(), descriptors, config.poll)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
             ports.push(Port::new(device.clone(), BoundSocket::bind(&wanted.socket)?, window)?);
             shares.push((wanted.tag.clone(), device));
@@ -140,16 +134,12 @@ impl Drop for Daemon {
 fn build_share(
     wanted: &ShareConfig,
     iommu: Option<&Arc<Iommu>>,
-    max_fids: usize,
+    descriptors: usize,
     poll: PollPolicy,
 ) -> Result<ShareDevice, StartError> {
-    let root = Passthrough::new(&wanted.path, PassthroughOptions::default())
+    let root = Passthrough::new(&wanted.path, passthrough_options(&wanted.identity, descriptors))
         .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })?;
-    let mut options = Options::default();
-    options.max_msize = MAX_MESSAGE;
-    options.readonly = wanted.readonly;
-    options.max_fids = options.max_fids.min(max_fids);
-    let server = Server::new(root, options);
+    let server = Server::new(root, server_options(wanted));
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
         (true, Some(endpoint), Some(iommu)) => Attachment::Behind {
             iommu: iommu.clone(),
@@ -158,7 +148,31 @@ fn build_share(
         },
         _ => Attachment::Direct,
     };
-    Ok(ShareDevice::new(&wanted.tag, server, MAX_MESSAGE, attachment, poll))
+    Ok(ShareDevice::new(&wanted.tag, server, wanted.limits.msize, attachment, poll))
+}
+
+fn passthrough_options(identity: &ShareIdentity, descriptors: usize) -> PassthroughOptions {
+    let mut options = PassthroughOptions::default();
+    options.security = identity.security;
+    options.keep_symlinks = identity.keep_symlinks;
+    options.uid_map.clone_from(&identity.uid_map);
+    options.gid_map.clone_from(&identity.gid_map);
+    options.squash = identity.squash;
+    options.umask = identity.umask;
+    options.per_user = identity.per_user;
+    options.max_descriptors = descriptors;
+    options
+}
+
+fn server_options(wanted: &ShareConfig) -> Options {
+    let limits = &wanted.limits;
+    let mut options = Options::default();
+    options.max_msize = limits.msize;
+    options.readonly = wanted.readonly;
+    options.max_fids = limits.max_fids;
+    options.max_xattr_bytes = limits.max_xattr_bytes;
+    options.max_parked_locks = limits.max_parked_locks;
+    options
 }
 
 /// Where the rings of a share behind `iommu` can lie.
@@ -189,25 +203,4 @@ fn counters(iommu: Option<Arc<Iommu>>, shares: Vec<(MountTag, Arc<ShareDevice>)>
             info!("share {tag}: {:?}", share.stats());
         }
     })
-}
-
-/// How many fids each of `shares` may have so that all together leave the daemon descriptors of its own.
-fn fids_per_share(descriptors: u64, shares: usize) -> usize {
-    let for_fids = (descriptors - OWN_DESCRIPTORS.min(descriptors / 4)) / DESCRIPTORS_PER_FID;
-    usize::try_from(for_fids).unwrap_or(usize::MAX) / shares.max(1)
-}
-
-/// Raises the soft limit of open files as far as it is useful and allowed; returns what it is then.
-fn raise_descriptor_limit() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
-    if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
-        if let Err(cause) = setrlimit(Resource::Nofile, raised) {
-            warn!("cannot raise the limit of open files to {wanted}: {cause}");
-            return limit.current.unwrap_or(wanted);
-        }
-    }
-    wanted
 }

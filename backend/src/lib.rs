@@ -25,6 +25,7 @@ pub mod attachment;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod descriptors;
 pub mod device;
 pub mod dma;
 pub mod memory;

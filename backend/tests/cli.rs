@@ -61,6 +61,19 @@ fn a_mistake_is_one_line_and_status_2() {
         let text = complaint(&args);
         assert!(text.contains(hint), "{args:?}: {text}");
     }
+    for (keys, hint) in [
+        (",security=mapped", "passthrough, mapped-xattr or none"),
+        (",uid-map=0:0", "GUEST:HOST:COUNT"),
+        (",squash=0", "UID:GID"),
+        (",umask=999", "octal"),
+        (",msize=1", "4K to 1G"),
+        (",max-fids=0", "at least 1"),
+        (",max-descriptors=2000000", "raise the limit of open files"),
+        (",security=mapped-xattr,per-user", "leave it out"),
+    ] {
+        let text = complaint(&["serve", "--share", &share(keys)]);
+        assert!(text.contains(hint), "{keys}: {text}");
+    }
     let own = share(",endpoint=00:05.0");
     assert!(complaint(&["serve", "--iommu", &iommu, "--share", &own]).contains("IOMMU's own"));
     let alone = share(",iommu=on,endpoint=00:06.0");

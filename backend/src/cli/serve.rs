@@ -48,12 +48,22 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) poll: PollPolicy,
 
-    /// Serve a folder. May repeat. Keys: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
-    /// endpoint (the device's PCI address; required behind the IOMMU), iommu=on|off (on if an endpoint is given),
-    /// readonly. A comma within a value is doubled.
+    /// Serve a folder. May repeat. A comma within a value is doubled.
+    ///
+    /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket, endpoint (the device's PCI
+    /// address BB:DD.F; required behind the IOMMU), iommu=on|off (on if an endpoint is given), readonly.
+    ///
+    /// Whose files they are: security=passthrough|mapped-xattr|none (where owners and modes are kept, as QEMU names it),
+    /// keep-symlinks (with mapped-xattr, links stay links), uid-map and gid-map (GUEST:HOST:COUNT, joined by + or
+    /// repeated), squash=UID:GID (one owner for all), umask=0NNN (bits that new files never have), per-user (each request
+    /// acts as the user that attached; needs root).
+    ///
+    /// How much a guest may take: msize (largest message, 4K to 1G) [1M], max-fids [262144], max-descriptors (at least 8;
+    /// files beyond are closed and opened again) [an equal part of what the process may open], max-xattr-bytes [64M],
+    /// max-parked-locks (locks that wait) [32].
     #[arg(
         long = "share",
-        value_name = "tag=NAME,path=DIR,socket=SOCKET[,endpoint=BB:DD.F][,iommu=on|off][,readonly]",
+        value_name = "tag=NAME,path=DIR,socket=SOCKET[,KEY=VALUE...]",
         value_parser = parse_share
     )]
     pub(super) shares: Vec<ShareConfig>,

@@ -57,13 +57,8 @@ impl Rig {
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
-        let share = |tag: &str, endpoint: &str, iommu| ShareConfig {
-            tag: tag.parse().unwrap(),
-            path: shared.clone(),
-            socket: root.path().join(tag),
-            endpoint: Some(endpoint.parse().unwrap()),
-            iommu,
-            readonly: false,
+        let share = |tag: &str, endpoint: &str, iommu| {
+            ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).at(endpoint.parse().unwrap(), iommu)
         };
         let iommu = IommuConfig {
             socket: root.path().join("iommu"),

@@ -38,13 +38,8 @@ impl Rig {
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
         let socket = |name: &str| root.path().join(format!("{name}.sock"));
-        let share = |tag: &str, endpoint: &str, iommu| ShareConfig {
-            tag: tag.parse().unwrap(),
-            path: shared.clone(),
-            socket: socket(tag),
-            endpoint: Some(endpoint.parse().unwrap()),
-            iommu,
-            readonly: false,
+        let share = |tag: &str, endpoint: &str, iommu| {
+            ShareConfig::new(tag.parse().unwrap(), &shared, socket(tag)).at(endpoint.parse().unwrap(), iommu)
         };
         let iommu = IommuConfig {
             socket: socket("iommu"),

@@ -36,14 +36,8 @@ impl Rig {
         let share = |tag: &str, endpoint: &str| {
             let path = root.path().join(tag);
             std::fs::create_dir(&path).unwrap();
-            ShareConfig {
-                tag: tag.parse().unwrap(),
-                path,
-                socket: root.path().join(format!("{tag}.sock")),
-                endpoint: Some(endpoint.parse().unwrap()),
-                iommu: true,
-                readonly: false,
-            }
+            let socket = root.path().join(format!("{tag}.sock"));
+            ShareConfig::new(tag.parse().unwrap(), path, socket).at(endpoint.parse().unwrap(), true)
         };
         let shares = vec![share("first", "00:06.0"), share("second", "00:07.0")];
         let iommu = IommuConfig {

@@ -74,14 +74,8 @@ impl Stage {
     fn set(size_mib: u32, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
         let folder = DemoFolder::new(size_mib).map_err(|cause| Failure::Runtime(format!("cannot set up: {cause}")))?;
         let share = |tag: &str, at: Bdf, iommu: bool| {
-            Ok::<_, Failure>(ShareConfig {
-                tag: tag.parse().map_err(|cause| Failure::Runtime(format!("tag {tag}: {cause}")))?,
-                path: folder.shared().to_owned(),
-                socket: folder.socket(tag),
-                endpoint: Some(at),
-                iommu,
-                readonly: false,
-            })
+            let name = tag.parse().map_err(|cause| Failure::Runtime(format!("tag {tag}: {cause}")))?;
+            Ok::<_, Failure>(ShareConfig::new(name, folder.shared(), folder.socket(tag)).at(at, iommu))
         };
         let iommu = IommuConfig { socket: folder.socket("iommu"), at: iommu_at, window: WINDOW, boot_bypass: false };
         let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];

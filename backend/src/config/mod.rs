@@ -10,6 +10,13 @@ use iommu_calgary::TableSize;
 
 use crate::device::PollPolicy;
 
+mod keys;
+mod share;
+mod values;
+
+pub use keys::{ShareKeys, parse_share};
+pub use share::{ShareConfig, ShareIdentity, ShareLimits};
+
 /// Everything `serve` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
@@ -32,23 +39,6 @@ pub struct IommuConfig {
     pub window: TableSize,
     /// Whether an endpoint that no driver has attached reaches memory untranslated.
     pub boot_bypass: bool,
-}
-
-/// One virtio-9p device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShareConfig {
-    /// Name under which the guest mounts it.
-    pub tag: MountTag,
-    /// Folder shown.
-    pub path: PathBuf,
-    /// Socket that the VMM connects to.
-    pub socket: PathBuf,
-    /// Where the VMM places the device; needed behind the IOMMU, where it is the endpoint's id.
-    pub endpoint: Option<Bdf>,
-    /// Whether its DMA goes through the IOMMU.
-    pub iommu: bool,
-    /// Whether the guest may only read.
-    pub readonly: bool,
 }
 
 /// Why a configuration cannot be served. Each message is one line that says what to change.
@@ -81,6 +71,14 @@ pub enum ConfigError {
         tag: MountTag,
         /// The address.
         at: Bdf,
+    },
+    /// What is said of a share's owners does not go together.
+    #[error("share {tag}: {what}")]
+    Identity {
+        /// The share.
+        tag: MountTag,
+        /// What to change.
+        what: &'static str,
     },
     /// A folder cannot be served.
     #[error("share {tag}: cannot read folder {path}: {cause}")]
@@ -128,6 +126,9 @@ impl ServeConfig {
                     return Err(ConfigError::EndpointTwice(at));
                 }
             }
+            if let Some(what) = share.identity.contradiction() {
+                return Err(ConfigError::Identity { tag: tag(), what });
+            }
             if let Err(cause) = std::fs::read_dir(&share.path) {
                 return Err(ConfigError::Folder { tag: tag(), path: share.path.clone(), cause });
             }
@@ -149,74 +150,9 @@ pub fn parse_window(text: &str) -> Result<TableSize, String> {
     })
 }
 
-/// Reads `tag=NAME,path=DIR,socket=SOCKET[,endpoint=BB:DD.F][,iommu=on|off][,readonly]`. A comma within a value is
-/// doubled. `iommu` is on if an endpoint is given, unless it says otherwise.
-///
-/// # Errors
-/// A line that says what is wrong with which part.
-pub fn parse_share(text: &str) -> Result<ShareConfig, String> {
-    let (mut tag, mut path, mut socket, mut endpoint, mut iommu) = (None, None, None, None, None);
-    let mut readonly = false;
-    for part in split_commas(text) {
-        let (key, value) = match part.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (part.as_str(), None),
-        };
-        let needed = || value.filter(|value| !value.is_empty()).ok_or(format!("{key} needs a value: {key}=..."));
-        match key {
-            "tag" => tag = Some(needed()?.parse::<MountTag>().map_err(|cause| cause.to_string())?),
-            "path" => path = Some(PathBuf::from(needed()?)),
-            "socket" => socket = Some(PathBuf::from(needed()?)),
-            "endpoint" => endpoint = Some(needed()?.parse::<Bdf>().map_err(|cause| cause.to_string())?),
-            "iommu" => iommu = Some(parse_switch(key, needed()?)?),
-            "readonly" => readonly = value.map_or(Ok(true), |value| parse_switch(key, value))?,
-            _ => return Err(format!("unknown key {key:?}; known are tag, path, socket, endpoint, iommu and readonly")),
-        }
-    }
-    let missing = |key: &str| format!("{key}= is missing; a share needs tag=NAME,path=DIR,socket=SOCKET");
-    Ok(ShareConfig {
-        tag: tag.ok_or_else(|| missing("tag"))?,
-        path: path.ok_or_else(|| missing("path"))?,
-        socket: socket.ok_or_else(|| missing("socket"))?,
-        iommu: iommu.unwrap_or(endpoint.is_some()),
-        endpoint,
-        readonly,
-    })
-}
-
-fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("{key}={value} is neither on nor off")),
-    }
-}
-
-/// Splits at single commas; a doubled comma stands for one.
-fn split_commas(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        match (c, parts.last_mut()) {
-            (',', Some(last)) if rest.peek() == Some(&',') => {
-                rest.next();
-                last.push(',');
-            }
-            (',', _) => parts.push(String::new()),
-            (c, Some(last)) => last.push(c),
-            (_, None) => {}
-        }
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn share(text: &str) -> ShareConfig {
-        parse_share(text).unwrap()
-    }
 
     fn serving(shares: &[&str]) -> ServeConfig {
         let iommu = IommuConfig {
@@ -227,38 +163,13 @@ mod tests {
         };
         ServeConfig {
             iommu: Some(iommu),
-            shares: shares.iter().map(|text| share(text)).collect(),
+            shares: shares.iter().map(|text| parse_share(text).unwrap()).collect(),
             poll: PollPolicy::default(),
         }
     }
 
     #[test]
-    fn a_share_is_read_with_all_its_parts() {
-        let share = share("tag=home,path=/srv/a,,b,socket=/run/s,endpoint=00:06.0,iommu=on,readonly");
-        assert_eq!(share.path, PathBuf::from("/srv/a,b"));
-        assert_eq!(share.endpoint.unwrap().to_u16(), 0x30);
-        assert!(share.iommu && share.readonly);
-    }
-
-    #[test]
-    fn an_endpoint_means_the_iommu_unless_it_is_off() {
-        assert!(share("tag=a,path=/,socket=/s,endpoint=00:06.0").iommu);
-        assert!(!share("tag=a,path=/,socket=/s,endpoint=00:06.0,iommu=off").iommu);
-        assert!(!share("tag=a,path=/,socket=/s").iommu);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, hint) in [
-            ("path=/,socket=/s", "tag= is missing"),
-            ("tag=a,path=/,socket=/s,iommu=maybe", "neither on nor off"),
-            ("tag=a,path=/,socket=/s,colour=red", "unknown key \"colour\""),
-            ("tag=a,path=,socket=/s", "path needs a value"),
-            ("tag=this-tag-is-longer-than-thirty-one-bytes,path=/,socket=/s", "31"),
-        ] {
-            let message = parse_share(text).unwrap_err();
-            assert!(message.contains(hint), "{text}: {message}");
-        }
+    fn windows_are_the_tables_sizes() {
         assert!(parse_window("100M").unwrap_err().contains("32M, 64M, 128M, 256M, 512M, 1G, 2G, 4G"));
     }
 
@@ -274,6 +185,15 @@ mod tests {
                 .contains("00:06.0 is used twice")
         );
         assert!(message(&["tag=a,path=/nowhere/at/all,socket=/1"]).contains("cannot read folder"));
+        for (keys, hint) in [
+            ("security=mapped-xattr,per-user", "leave it out or choose security=passthrough"),
+            ("security=mapped-xattr,gid-map=0:1:1", "leave uid-map and gid-map out"),
+            ("squash=0:0,uid-map=0:1:1", "leave out either"),
+            ("keep-symlinks", "security=mapped-xattr only"),
+        ] {
+            let message = message(&[&format!("tag=a,path=/,socket=/1,{keys}")]);
+            assert!(message.contains(hint), "{keys}: {message}");
+        }
         let mut without = serving(&["tag=a,path=/,socket=/1,endpoint=00:06.0"]);
         without.iommu = None;
         assert!(without.validate().unwrap_err().to_string().contains("there is no IOMMU"));
