@@ -51,8 +51,12 @@ pub const MAX_DEPTH: usize = 2048;
 /// Attempts at an operation that a concurrent rename disturbs (`EAGAIN` of `openat2`, a name that comes and goes).
 pub const RACE_RETRIES: usize = 64;
 
-/// Owners that hold locks at a time; each costs one descriptor.
+/// Default most owners that hold locks at a time; each costs one descriptor.
 pub const MAX_LOCK_OWNERS: usize = 4096;
+
+/// Owners that can hold locks at a time however few descriptors there are: a share of a small budget would let two programs
+/// lock a file, and refuse the third.
+pub const MIN_LOCK_OWNERS: usize = 16;
 
 /// Locked ranges in all. Each costs kernel memory that no resource limit counts, and the kernel walks all ranges of a file
 /// for each lock on it: about a millisecond at this many.

@@ -5,9 +5,9 @@ mod client;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use client::{Client, ROOT, connect, connect_fresh};
-use virtio_9p::Errno;
+use client::{Client, ROOT, connect, connect_fresh, connect_with};
 use virtio_9p::wire::{Fid, LockFlags, LockStatus, LockType, OpenFlags, Tlock};
+use virtio_9p::{Errno, Options, PassthroughOptions};
 
 const ALL: (u64, u64) = (0, 0);
 
@@ -171,4 +171,28 @@ fn owners_are_bounded_and_come_back() {
     }
     client.lock(Fid(1), LockType::UNLOCK, ALL, 0).unwrap();
     assert_eq!(client.lock(Fid(1), LockType::READ, ALL, owners), Ok(LockStatus::SUCCESS));
+}
+
+#[test]
+fn few_descriptors_are_enough_for_the_locks_of_some_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut few = PassthroughOptions::default();
+    few.max_descriptors = 8;
+    let client = connect_with(folder.path(), Options::default(), few.clone());
+    open_file(&client, &[1, 2]);
+    for owner in 0..16 {
+        assert_eq!(client.lock(Fid(1), LockType::READ, ALL, owner), Ok(LockStatus::SUCCESS));
+        assert_eq!(client.write(Fid(2), 0, b"x"), Ok(1));
+    }
+    assert_eq!(client.lock(Fid(1), LockType::READ, ALL, 16), Err(Errno::ENOLCK));
+    assert_eq!(client.lock(Fid(2), LockType::WRITE, ALL, 5), Ok(LockStatus::BLOCKED));
+
+    few.max_lock_owners = 2;
+    let client = connect_with(folder.path(), Options::default(), few);
+    open_file(&client, &[1]);
+    let lock = |owner| client.lock(Fid(1), LockType::READ, ALL, owner);
+    assert_eq!([lock(1), lock(2)], [Ok(LockStatus::SUCCESS); 2]);
+    assert_eq!(lock(3), Err(Errno::ENOLCK));
+    client.lock(Fid(1), LockType::UNLOCK, ALL, 1).unwrap();
+    assert_eq!(lock(3), Ok(LockStatus::SUCCESS));
 }

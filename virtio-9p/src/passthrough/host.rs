@@ -39,7 +39,7 @@ impl Host {
         root: OwnedFd,
         proc_fds: ProcFds,
         openat2: bool,
-        max_descriptors: usize,
+        (max_descriptors, max_lock_owners): (usize, usize),
         identity: Identity,
     ) -> Result<Host, Errno> {
         let openat2 = openat2 && rustix::fs::openat2(&root, ".", NODE, Mode::empty(), CONFINED).is_ok();
@@ -47,7 +47,7 @@ impl Host {
             log::info!("openat2 is not used: every name is opened on its own with O_NOFOLLOW");
         }
         let root_id = id_of(&status(root.as_fd(), StatxFlags::BASIC_STATS)?);
-        let (pool, places) = (Pool::new(max_descriptors), Places::default());
+        let (pool, places) = (Pool::new(max_descriptors, max_lock_owners), Places::default());
         Ok(Host { root, root_id, openat2, proc_fds, pool, places, identity })
     }
 

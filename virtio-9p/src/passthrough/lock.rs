@@ -25,7 +25,7 @@ use super::ranges::RangeSet;
 use super::rawio;
 use crate::errno::Errno;
 use crate::fs::{LockConflict, LockOwner, LockRange, LockRequest};
-use crate::limits::{MAX_LOCK_OWNERS, MAX_LOCK_RANGES};
+use crate::limits::MAX_LOCK_RANGES;
 use crate::session::lock;
 use crate::wire::LockType;
 
@@ -90,7 +90,7 @@ impl LockTable {
         if let Some(owner) = owners.get(&key).and_then(Weak::upgrade) {
             return Ok(owner);
         }
-        if owners.len() >= MAX_LOCK_OWNERS.min(host.pool.lock_owners()) {
+        if owners.len() >= host.pool.lock_owners() {
             return Err(Errno::ENOLCK);
         }
         let fd = open()?;

@@ -97,9 +97,9 @@ impl Passthrough {
             .map_err(|error| failed(error.into()))?;
         let copy = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0).map_err(|error| failed(error.into()))?;
         let proc_fds = ProcFds::open().map_err(PassthroughError::Proc)?;
-        let (openat2, max_descriptors) = (options.openat2, options.max_descriptors);
+        let (openat2, limits) = (options.openat2, (options.max_descriptors, options.max_lock_owners));
         let identity = Identity::new(options).map_err(PassthroughError::Options)?;
-        let host = Arc::new(Host::new(copy, proc_fds, openat2, max_descriptors, identity).map_err(failed)?);
+        let host = Arc::new(Host::new(copy, proc_fds, openat2, limits, identity).map_err(failed)?);
         let (inode, _) = Inode::new(&host, fd).map_err(failed)?;
         inode.pin();
         Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks: Arc::default() })

@@ -41,6 +41,9 @@ pub struct PassthroughOptions {
     /// when more are needed. 0 is the soft `RLIMIT_NOFILE` at the start, less an eighth. Several folders in one process share
     /// that limit.
     pub max_descriptors: usize,
+    /// Most lock owners (a process of a client on one file) at a time, each with a descriptor that stays open; beyond it
+    /// `ENOLCK`. 0 is a quarter of the descriptors, at least 16 and at most 4,096.
+    pub max_lock_owners: usize,
 }
 
 impl Default for PassthroughOptions {
@@ -56,6 +59,7 @@ impl Default for PassthroughOptions {
             umask: 0,
             per_user: false,
             max_descriptors: 0,
+            max_lock_owners: 0,
         }
     }
 }

@@ -28,7 +28,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::limits::{MIN_DESCRIPTORS, RECLAIM_BATCH, RECLAIM_SCAN};
+use crate::limits::{MAX_LOCK_OWNERS, MIN_DESCRIPTORS, MIN_LOCK_OWNERS, RECLAIM_BATCH, RECLAIM_SCAN};
 use crate::session::lock;
 
 /// What has a descriptor that can be closed.
@@ -43,6 +43,7 @@ pub(super) trait Reclaim: Send + Sync {
 #[derive(Default)]
 pub(super) struct Pool {
     budget: usize,
+    lock_owners: usize,
     open: AtomicUsize,
     list: Mutex<List>,
 }
@@ -57,7 +58,8 @@ struct List {
 
 impl Pool {
     /// A pool of at most `budget` descriptors; 0 is what `RLIMIT_NOFILE` allows, less an eighth for the rest of the process.
-    pub(super) fn new(budget: usize) -> Pool {
+    /// At most `lock_owners` are for locks; 0 is a quarter of the budget.
+    pub(super) fn new(budget: usize, lock_owners: usize) -> Pool {
         let budget = match budget {
             0 => {
                 let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -66,7 +68,11 @@ impl Pool {
             }
             budget => budget,
         };
-        Pool { budget: budget.max(MIN_DESCRIPTORS), ..Pool::default() }
+        let lock_owners = match lock_owners {
+            0 => (budget / 4).clamp(MIN_LOCK_OWNERS, MAX_LOCK_OWNERS),
+            lock_owners => lock_owners,
+        };
+        Pool { budget: budget.max(MIN_DESCRIPTORS), lock_owners, ..Pool::default() }
     }
 
     /// Counts a descriptor that was opened; whether it should be listed.
@@ -83,7 +89,7 @@ impl Pool {
 
     /// How many lock owners may have a descriptor: they cannot be closed.
     pub(super) fn lock_owners(&self) -> usize {
-        self.budget / 4
+        self.lock_owners
     }
 
     /// Closes descriptors if the budget is spent. Called before one is opened, with no lock of this module's users held.

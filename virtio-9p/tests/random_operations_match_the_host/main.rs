@@ -1,7 +1,8 @@
 //! A random sequence of operations has the same results and leaves the same tree, whether it goes through the server or
 //! straight to the host's file system.
 //!
-//! `P9_SEQUENCES` is the number of sequences (200 if it is not set), `P9_SEED` the seed (0). The long run:
+//! `P9_SEQUENCES` is the number of sequences (200 if it is not set), `P9_SEED` the seed (0), so that a long run can be cut into
+//! several with seeds of their own. The long run:
 //!
 //! ```text
 //! P9_SEQUENCES=10000 cargo test --release -p virtio-9p --test random_operations_match_the_host
