@@ -16,7 +16,8 @@ const SLOTS: u8 = 32;
 #[error("no PCI slot is left on bus 0 for share {0}; serve fewer shares from one daemon")]
 pub struct NoSlot(String);
 
-/// QEMU's view of `config`, for a guest with `memory_mib` MiB of RAM. Shares without an endpoint get free slots.
+/// QEMU's view of `config`, for a guest with `memory_mib` MiB of RAM. Shares without an endpoint get free slots; those
+/// without a socket are no devices.
 ///
 /// # Errors
 /// [`NoSlot`]
@@ -30,11 +31,12 @@ pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoS
     taken.extend(config.iommu.iter().map(|iommu| iommu.at));
     let mut shares = Vec::new();
     for share in &config.shares {
+        let Some(socket) = share.socket.clone() else { continue };
         let free =
             || (FIRST_FREE_SLOT..SLOTS).filter_map(|slot| Bdf::new(0, slot, 0).ok()).find(|slot| !taken.contains(slot));
         let at = share.endpoint.or_else(free).ok_or_else(|| NoSlot(share.tag.to_string()))?;
         taken.push(at);
-        shares.push(ShareDevice { socket: share.socket.clone(), tag: share.tag.clone(), at, iommu: share.iommu });
+        shares.push(ShareDevice { socket, tag: share.tag.clone(), at, iommu: share.iommu });
     }
     Ok(QemuAttachment { iommu, shares, memory_mib, viot_file: None })
 }
@@ -51,7 +53,8 @@ mod tests {
         let shares = vec![
             share("tag=a,path=/,socket=/a"),
             share("tag=b,path=/,socket=/b,endpoint=00:06.0,iommu=off"),
-            share("tag=c,path=/,socket=/c"),
+            share("tag=c,path=/,listen=unix:/c"),
+            share("tag=d,path=/,socket=/d"),
         ];
         let attachment = qemu(&ServeConfig { iommu: None, shares, poll: PollPolicy::default() }, 512).unwrap();
         let slots: Vec<u8> = attachment.shares.iter().map(|share| share.at.device()).collect();

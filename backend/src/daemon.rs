@@ -13,6 +13,7 @@ use crate::descriptors::{self, TooManyDescriptors};
 use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
+use crate::listen::{self, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
 use crate::supervisor::{Port, StopHandle, Supervisor};
 use crate::transport::Device;
 use crate::transport::socket::{BindError, BoundSocket};
@@ -30,6 +31,9 @@ pub enum StartError {
     /// A socket is not to be had.
     #[error(transparent)]
     Socket(#[from] BindError),
+    /// A stream address is not to be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A folder cannot be shared.
     #[error("share {tag}: {cause}")]
     Share {
@@ -47,6 +51,7 @@ pub enum StartError {
 pub struct Daemon {
     iommu: Option<Arc<Iommu>>,
     shares: Vec<(MountTag, Arc<ShareDevice>)>,
+    listening: Option<Arc<Listening>>,
     stop: StopHandle,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,18 +83,28 @@ impl Daemon {
             iommu = Some(core);
         }
         let mut shares = Vec::new();
+        let mut streams = Vec::new();
         for (wanted, descriptors) in config.shares.iter().zip(descriptors) {
-            let device = Arc::new(build_share(wanted, iommu.as_ref(), descriptors, config.poll)?);
+            let files = open_folder(wanted, descriptors)?;
+            for address in &wanted.listen {
+                streams.push(stream_port(wanted, &files, address)?);
+            }
+            let Some(socket) = &wanted.socket else { continue };
+            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
-            ports.push(Port::new(device.clone(), BoundSocket::bind(&wanted.socket)?, window)?);
+            ports.push(Port::new(device.clone(), BoundSocket::bind(socket)?, window)?);
             shares.push((wanted.tag.clone(), device));
         }
         // The modes of new files are the guest's to choose.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let counters = counters(iommu.clone(), shares.clone());
+        let listening = match streams.len() {
+            0 => None,
+            _ => Some(Arc::new(Listening::start(streams, ListenLimits::default())?)),
+        };
+        let counters = counters(iommu.clone(), shares.clone(), listening.clone());
         let (supervisor, stop) = Supervisor::new(ports, signals == Signals::Handle, counters)?;
         let thread = std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || supervisor.run())?;
-        Ok(Self { iommu, shares, stop, thread: Some(thread) })
+        Ok(Self { iommu, shares, listening, stop, thread: Some(thread) })
     }
 
     /// The IOMMU, if the daemon has one.
@@ -102,6 +117,12 @@ impl Daemon {
     #[must_use]
     pub fn share(&self, tag: &str) -> Option<&Arc<ShareDevice>> {
         self.shares.iter().find(|(known, _)| known.as_str() == tag).map(|(_, share)| share)
+    }
+
+    /// The shares on stream sockets, if there are any.
+    #[must_use]
+    pub fn listening(&self) -> Option<&Listening> {
+        self.listening.as_deref()
     }
 
     /// Waits until a signal stops the daemon.
@@ -131,15 +152,27 @@ impl Drop for Daemon {
     }
 }
 
+fn open_folder(wanted: &ShareConfig, descriptors: usize) -> Result<Passthrough, StartError> {
+    Passthrough::new(&wanted.path, passthrough_options(&wanted.identity, descriptors))
+        .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })
+}
+
+/// A stream address of a share: each client has a session of its own.
+fn stream_port(wanted: &ShareConfig, files: &Passthrough, address: &ListenAddress) -> Result<ListenPort, ListenError> {
+    let files = files.for_another_session();
+    let options = listen::session_options(server_options(wanted));
+    Ok(ListenPort::new(format!("share {}", wanted.tag), Listener::bind(address)?, move || {
+        Arc::new(Server::new(files.for_another_session(), options.clone()))
+    }))
+}
+
 fn build_share(
     wanted: &ShareConfig,
+    files: Passthrough,
     iommu: Option<&Arc<Iommu>>,
-    descriptors: usize,
     poll: PollPolicy,
 ) -> Result<ShareDevice, StartError> {
-    let root = Passthrough::new(&wanted.path, passthrough_options(&wanted.identity, descriptors))
-        .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })?;
-    let server = Server::new(root, server_options(wanted));
+    let server = Server::new(files, server_options(wanted));
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
         (true, Some(endpoint), Some(iommu)) => Attachment::Behind {
             iommu: iommu.clone(),
@@ -181,7 +214,11 @@ fn ring_window(iommu: &Iommu) -> RingWindow {
 }
 
 /// What SIGUSR1 and the end of the daemon write to the log.
-fn counters(iommu: Option<Arc<Iommu>>, shares: Vec<(MountTag, Arc<ShareDevice>)>) -> Box<dyn Fn() + Send> {
+fn counters(
+    iommu: Option<Arc<Iommu>>,
+    shares: Vec<(MountTag, Arc<ShareDevice>)>,
+    listening: Option<Arc<Listening>>,
+) -> Box<dyn Fn() + Send> {
     Box::new(move || {
         if let Some(iommu) = &iommu {
             let faults = iommu.faults();
@@ -201,6 +238,9 @@ fn counters(iommu: Option<Arc<Iommu>>, shares: Vec<(MountTag, Arc<ShareDevice>)>
         }
         for (tag, share) in &shares {
             info!("share {tag}: {:?}", share.stats());
+        }
+        if let Some(listening) = &listening {
+            info!("listen: {:?}", listening.stats());
         }
     })
 }

@@ -28,6 +28,7 @@ pub mod daemon;
 mod descriptors;
 pub mod device;
 pub mod dma;
+pub mod listen;
 pub mod memory;
 mod prefetch;
 pub mod ring;

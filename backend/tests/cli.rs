@@ -1,7 +1,8 @@
 //! The command as a user meets it: exit statuses, one clear line for each mistake, a clean end.
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -39,7 +40,19 @@ fn a_mistake_is_one_line_and_status_2() {
     let no_folder = format!("tag=home,path={},socket={}", at("nowhere"), at("s"));
     let not_a_folder = format!("tag=home,path={},socket={}", at("file"), at("s"));
     let long_tag = format!("tag={},path=/,socket=/s", "t".repeat(32));
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = |address: &str| format!("tag=home,path={},listen={address}", folder.path().display());
+    let taken = listen(&format!("tcp:{}", port.local_addr().unwrap()));
+    let remote = listen("tcp:0.0.0.0:0");
+    let covered = listen(&format!("unix:{}", at("file")));
+    let elsewhere = listen("tcp:192.0.2.1:0,allow-remote");
+    let unreachable = format!("tag=home,path={}", folder.path().display());
     let cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["serve", "--share", &taken], "in use"),
+        (vec!["serve", "--share", &remote], "allow-remote"),
+        (vec!["serve", "--share", &covered], "not a socket"),
+        (vec!["serve", "--share", &elsewhere], "cannot listen"),
+        (vec!["serve", "--share", &unreachable], "socket="),
         (vec!["serve"], "nothing to serve"),
         (vec!["serve", "--iommu", &iommu, "--window", "100M"], "32M, 64M, 128M, 256M, 512M, 1G, 2G, 4G"),
         (vec!["serve", "--iommu", &iommu, "--window", "lots"], "256M or 4G"),
@@ -135,6 +148,23 @@ fn serve_ends_cleanly_on_sigterm_and_counts_on_sigusr1() {
         assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
         assert!(!Path::new(&iommu).exists() && !Path::new(&socket).exists(), "a socket was left");
     }
+}
+
+#[test]
+fn serve_listens_without_a_vmm_and_ends_its_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = path(folder.path(), "s");
+    let share = format!("tag=home,path=/,readonly,listen=unix:{socket},listen=tcp:127.0.0.1:0");
+    let mut daemon = Daemon::start(&["--share", &share]);
+    daemon.wait_for("share home: 9P on unix:");
+    let line = daemon.wait_for("share home: 9P on tcp:");
+    daemon.wait_for("no authentication");
+    let mut near = UnixStream::connect(&socket).unwrap();
+    let mut far = TcpStream::connect(line.rsplit("tcp:").next().unwrap().trim()).unwrap();
+    daemon.signal(libc::SIGTERM);
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    assert!(!Path::new(&socket).exists(), "a socket was left");
+    assert!(matches!(near.read(&mut [0; 1]), Ok(0) | Err(_)) && matches!(far.read(&mut [0; 1]), Ok(0) | Err(_)));
 }
 
 #[test]

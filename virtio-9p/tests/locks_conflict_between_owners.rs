@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use client::{Client, ROOT, connect, connect_fresh, connect_with};
-use virtio_9p::wire::{Fid, LockFlags, LockStatus, LockType, OpenFlags, Tlock};
-use virtio_9p::{Errno, Options, PassthroughOptions};
+use virtio_9p::wire::{Fid, LockFlags, LockStatus, LockType, NONUNAME, OpenFlags, Tlock};
+use virtio_9p::{Errno, Options, PassthroughOptions, Server};
 
 const ALL: (u64, u64) = (0, 0);
 
@@ -195,4 +195,21 @@ fn few_descriptors_are_enough_for_the_locks_of_some_programs() {
     assert_eq!(lock(3), Err(Errno::ENOLCK));
     client.lock(Fid(1), LockType::UNLOCK, ALL, 1).unwrap();
     assert_eq!(lock(3), Ok(LockStatus::SUCCESS));
+}
+
+#[test]
+fn owners_of_one_name_in_two_sessions_conflict() {
+    let (_folder, one) = connect_fresh();
+    open_file(&one, &[1]);
+    let files = one.server.file_system().for_another_session();
+    let two = Client { server: Server::new(files, Options::default()), cut: one.cut, room: one.room };
+    two.version(1 << 20);
+    two.attach(ROOT, NONUNAME).unwrap();
+    two.open_path(Fid(1), "f", OpenFlags::RDWR).unwrap();
+    assert_eq!(one.lock(Fid(1), LockType::WRITE, ALL, 1), Ok(LockStatus::SUCCESS));
+    assert_eq!(two.lock(Fid(1), LockType::WRITE, ALL, 1), Ok(LockStatus::BLOCKED));
+    let holder = two.getlock(Fid(1), LockType::WRITE, ALL, 1).unwrap();
+    assert_eq!((holder.0, holder.3, &holder.4[..]), (LockType::WRITE, 1, &b"vm"[..]));
+    one.clunk(Fid(1)).unwrap();
+    assert_eq!(two.lock(Fid(1), LockType::WRITE, ALL, 1), Ok(LockStatus::SUCCESS));
 }

@@ -53,6 +53,10 @@ pub(super) struct DeviceArgs {
     /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket, endpoint (the device's PCI
     /// address BB:DD.F; required behind the IOMMU), iommu=on|off (on if an endpoint is given), readonly.
     ///
+    /// Without a VMM: listen=unix:PATH or listen=tcp:ADDRESS:PORT serves the same folder to other 9P clients, such as
+    /// Linux's trans=unix and trans=tcp; may repeat, and needs no socket=. 9P has no authentication: whoever can connect
+    /// has the share. Addresses that other machines can reach need allow-remote.
+    ///
     /// Whose files they are: security=passthrough|mapped-xattr|none (where owners and modes are kept, as QEMU names it),
     /// keep-symlinks (with mapped-xattr, links stay links), uid-map and gid-map (GUEST:HOST:COUNT, joined by + or
     /// repeated), squash=UID:GID (one owner for all), umask=0NNN (bits that new files never have), per-user (each request
@@ -63,7 +67,7 @@ pub(super) struct DeviceArgs {
     /// max-parked-locks (locks that wait) [32].
     #[arg(
         long = "share",
-        value_name = "tag=NAME,path=DIR,socket=SOCKET[,KEY=VALUE...]",
+        value_name = "tag=NAME,path=DIR,socket=SOCKET|listen=ADDRESS[,KEY=VALUE...]",
         value_parser = parse_share
     )]
     pub(super) shares: Vec<ShareConfig>,
@@ -91,11 +95,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         info!("iommu: listening on {}", iommu.socket.display());
     }
     for share in &config.shares {
+        let Some(socket) = &share.socket else { continue };
         info!(
             "share {}: {} on {}, {}",
             share.tag,
             share.path.display(),
-            share.socket.display(),
+            socket.display(),
             if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }
         );
     }

@@ -8,9 +8,10 @@ use virtio_9p::limits::{MAX_MSIZE, MIN_DESCRIPTORS, MIN_MSIZE};
 
 use super::share::{ShareConfig, ShareIdentity, ShareLimits};
 use super::values;
+use crate::listen::ListenAddress;
 
 /// What [`ShareKeys::set`] knows.
-const KNOWN: &str = "tag, path, socket, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
+const KNOWN: &str = "tag, path, socket, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
                      per-user, msize, max-fids, max-descriptors, max-xattr-bytes and max-parked-locks";
 
 /// A share on its way from `key = value` pairs to a [`ShareConfig`].
@@ -30,6 +31,8 @@ pub struct ShareKeys {
     tag: Option<MountTag>,
     path: Option<PathBuf>,
     socket: Option<PathBuf>,
+    listen: Vec<ListenAddress>,
+    allow_remote: bool,
     endpoint: Option<Bdf>,
     iommu: Option<bool>,
     readonly: bool,
@@ -38,8 +41,8 @@ pub struct ShareKeys {
 }
 
 impl ShareKeys {
-    /// Takes one pair. The switches `readonly`, `keep-symlinks` and `per-user` need no value; a repeated `uid-map` or
-    /// `gid-map` adds to it, and any other key that is repeated replaces what was said before.
+    /// Takes one pair. The switches `readonly`, `allow-remote`, `keep-symlinks` and `per-user` need no value; a repeated
+    /// `listen`, `uid-map` or `gid-map` adds to it, and any other key that is repeated replaces what was said before.
     ///
     /// # Errors
     /// A line that says what is wrong with the pair.
@@ -53,6 +56,8 @@ impl ShareKeys {
             "tag" => self.tag = Some(needed()?.parse::<MountTag>().map_err(|cause| cause.to_string())?),
             "path" => self.path = Some(PathBuf::from(needed()?)),
             "socket" => self.socket = Some(PathBuf::from(needed()?)),
+            "listen" => self.listen.push(needed()?.parse()?),
+            "allow-remote" => self.allow_remote = switch()?,
             "endpoint" => self.endpoint = Some(needed()?.parse::<Bdf>().map_err(|cause| cause.to_string())?),
             "iommu" => self.iommu = Some(values::switch(key, needed()?)?),
             "readonly" => self.readonly = switch()?,
@@ -84,11 +89,20 @@ impl ShareKeys {
     /// # Errors
     /// A line that names the key that is missing.
     pub fn finish(self) -> Result<ShareConfig, String> {
-        let missing = |key: &str| format!("{key}= is missing; a share needs tag=NAME,path=DIR,socket=SOCKET");
+        let missing = |key: &str| {
+            format!("{key}= is missing; a share needs tag=NAME,path=DIR and socket=SOCKET, listen=ADDRESS or both")
+        };
+        let tag = self.tag.ok_or_else(|| missing("tag"))?;
+        let path = self.path.ok_or_else(|| missing("path"))?;
+        if self.socket.is_none() && self.listen.is_empty() {
+            return Err(missing("socket"));
+        }
         Ok(ShareConfig {
-            tag: self.tag.ok_or_else(|| missing("tag"))?,
-            path: self.path.ok_or_else(|| missing("path"))?,
-            socket: self.socket.ok_or_else(|| missing("socket"))?,
+            tag,
+            path,
+            socket: self.socket,
+            listen: self.listen,
+            allow_remote: self.allow_remote,
             iommu: self.iommu.unwrap_or(self.endpoint.is_some()),
             endpoint: self.endpoint,
             readonly: self.readonly,
@@ -165,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn a_share_may_listen_instead_or_as_well() {
+        let share = share("tag=a,path=/,listen=unix:/run/a,listen=tcp:127.0.0.1:5640");
+        assert_eq!((share.socket, share.listen.len(), share.allow_remote), (None, 2, false));
+        let share = parse_share(&format!("{BASE},listen=tcp:0.0.0.0:5640,allow-remote")).unwrap();
+        assert!(share.socket.is_some() && share.listen[0].is_remote() && share.allow_remote);
+    }
+
+    #[test]
     fn identity_and_limits_are_read() {
         let share = share(&format!(
             "{BASE},security=none,uid-map=0:1000:1,uid-map=1:2000:10,gid-map=0:5:1+9:9:1,umask=0027,per-user,msize=64K,\
@@ -197,6 +219,8 @@ mod tests {
             ("tag=a,path=/,socket=/s,iommu=maybe", "neither on nor off"),
             ("tag=a,path=/,socket=/s,colour=red", "unknown key \"colour\""),
             ("tag=a,path=,socket=/s", "path needs a value"),
+            ("tag=a,path=/", "socket=SOCKET, listen=ADDRESS or both"),
+            ("tag=a,path=/,listen=/s", "unix:PATH"),
             ("tag=this-tag-is-longer-than-thirty-one-bytes,path=/,socket=/s", "31"),
             ("tag=a,path=/,socket=/s,security=mapped", "passthrough, mapped-xattr or none"),
             ("tag=a,path=/,socket=/s,squash=root", "UID:GID"),

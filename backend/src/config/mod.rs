@@ -9,6 +9,7 @@ use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
 
 use crate::device::PollPolicy;
+use crate::listen::ListenAddress;
 
 mod keys;
 mod share;
@@ -56,6 +57,23 @@ pub enum ConfigError {
     /// Two devices have one socket.
     #[error("socket {0} is used twice; each device needs its own")]
     SocketTwice(PathBuf),
+    /// Two shares listen on one address.
+    #[error("address {0} is used twice; each share needs its own")]
+    AddressTwice(ListenAddress),
+    /// A share listens where other machines reach it.
+    #[error(
+        "share {tag}: other machines can reach {address}, and 9P has no authentication; listen on 127.0.0.1, or add \
+         allow-remote if everybody there may have this share"
+    )]
+    Remote {
+        /// The share.
+        tag: MountTag,
+        /// The address.
+        address: ListenAddress,
+    },
+    /// A share that is no device has a place among them.
+    #[error("share {0} has a PCI address or iommu=on but is no device; add socket=SOCKET")]
+    NoDevice(MountTag),
     /// Two shares have one tag.
     #[error("tag {0} is used twice; a guest tells shares apart by their tags")]
     TagTwice(MountTag),
@@ -102,12 +120,32 @@ impl ServeConfig {
             return Err(ConfigError::Empty);
         }
         let mut sockets: HashSet<&Path> = self.iommu.iter().map(|iommu| iommu.socket.as_path()).collect();
+        let mut ports = HashSet::new();
         let mut tags = HashSet::new();
         let mut addresses = HashSet::new();
         for share in &self.shares {
             let tag = || share.tag.clone();
-            if !sockets.insert(&share.socket) {
-                return Err(ConfigError::SocketTwice(share.socket.clone()));
+            if let Some(socket) = &share.socket
+                && !sockets.insert(socket)
+            {
+                return Err(ConfigError::SocketTwice(socket.clone()));
+            }
+            for address in &share.listen {
+                match address {
+                    ListenAddress::Unix(path) if !sockets.insert(path) => {
+                        return Err(ConfigError::SocketTwice(path.clone()));
+                    }
+                    ListenAddress::Tcp(port) if port.port() != 0 && !ports.insert(*port) => {
+                        return Err(ConfigError::AddressTwice(address.clone()));
+                    }
+                    _ if address.is_remote() && !share.allow_remote => {
+                        return Err(ConfigError::Remote { tag: tag(), address: address.clone() });
+                    }
+                    _ => {}
+                }
+            }
+            if share.socket.is_none() && (share.endpoint.is_some() || share.iommu) {
+                return Err(ConfigError::NoDevice(tag()));
             }
             if !tags.insert(share.tag.as_str()) {
                 return Err(ConfigError::TagTwice(tag()));
@@ -185,6 +223,12 @@ mod tests {
                 .contains("00:06.0 is used twice")
         );
         assert!(message(&["tag=a,path=/nowhere/at/all,socket=/1"]).contains("cannot read folder"));
+        assert!(message(&["tag=a,path=/,socket=/1,listen=unix:/1"]).contains("/1 is used twice"));
+        let twice = "listen=tcp:127.0.0.1:9";
+        assert!(message(&[&format!("tag=a,path=/,{twice},{twice}")]).contains("tcp:127.0.0.1:9 is used twice"));
+        assert!(message(&["tag=a,path=/,listen=tcp:0.0.0.0:9"]).contains("no authentication"));
+        assert!(serving(&["tag=a,path=/,listen=tcp:0.0.0.0:9,allow-remote"]).validate().is_ok());
+        assert!(message(&["tag=a,path=/,listen=unix:/1,endpoint=00:06.0"]).contains("add socket=SOCKET"));
         for (keys, hint) in [
             ("security=mapped-xattr,per-user", "leave it out or choose security=passthrough"),
             ("security=mapped-xattr,gid-map=0:1:1", "leave uid-map and gid-map out"),

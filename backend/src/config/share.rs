@@ -6,15 +6,21 @@ use frontend_spec::ninep::MountTag;
 use frontend_spec::pci::Bdf;
 use virtio_9p::{IdRange, Security, limits};
 
-/// One virtio-9p device.
+use crate::listen::ListenAddress;
+
+/// One folder: a virtio-9p device, a 9P server on stream sockets, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareConfig {
     /// Name under which the guest mounts it.
     pub tag: MountTag,
     /// Folder shown.
     pub path: PathBuf,
-    /// Socket that the VMM connects to.
-    pub socket: PathBuf,
+    /// Socket that the VMM connects to, if it is a device.
+    pub socket: Option<PathBuf>,
+    /// Stream addresses on which it is served to other clients.
+    pub listen: Vec<ListenAddress>,
+    /// Whether these may be reachable from other machines.
+    pub allow_remote: bool,
     /// Where the VMM places the device; needed behind the IOMMU, where it is the endpoint's id.
     pub endpoint: Option<Bdf>,
     /// Whether its DMA goes through the IOMMU.
@@ -81,7 +87,9 @@ impl ShareConfig {
         Self {
             tag,
             path: path.into(),
-            socket: socket.into(),
+            socket: Some(socket.into()),
+            listen: Vec::new(),
+            allow_remote: false,
             endpoint: None,
             iommu: false,
             readonly: false,

@@ -3,7 +3,7 @@
 pub mod iommu;
 mod poll;
 pub mod share;
-mod throttle;
+pub(crate) mod throttle;
 
 pub use poll::PollPolicy;
 

@@ -73,7 +73,7 @@ impl Rig {
     /// What a guest with the first `shares` shares is made of.
     pub(crate) fn guest_options(&self, shares: usize, mapping: Mapping) -> GuestOptions {
         let shares = self.config.shares[..shares].iter().map(|share| ShareOptions {
-            socket: share.socket.clone(),
+            socket: share.socket.clone().unwrap(),
             endpoint: share.endpoint.unwrap().endpoint_id(),
             translated: share.iommu,
         });

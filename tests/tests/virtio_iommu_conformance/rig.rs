@@ -63,7 +63,7 @@ impl Rig {
 
     /// The socket of the share of `ENDPOINTS[number]`.
     pub(crate) fn share_socket(&self, number: usize) -> &Path {
-        &self.config.shares[number].socket
+        self.config.shares[number].socket.as_ref().unwrap()
     }
 
     /// The folder of the share of `ENDPOINTS[number]`.

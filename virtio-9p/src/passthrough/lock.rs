@@ -1,6 +1,6 @@
 //! Byte-range locks, by the kernel's open-file-description locks.
 //!
-//! An owner is a process of a client (`proc_id`, `client_id`) on one file. Each has one open file description of its own, so
+//! An owner is a process of a client (`proc_id`, `client_id`) of one session on one file. Each has one open file description of its own, so
 //! owners conflict with each other exactly as processes do, whichever fids they use, and with programs of the host.
 //!
 //! A lock ends when its owner releases it, or when the last fid through which the owner locked is clunked (or its session
@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::OFlags;
@@ -34,14 +34,15 @@ pub(super) type Held = Vec<Arc<Owner>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
+    session: u64,
     file: FileId,
     proc_id: u32,
     client_id: Vec<u8>,
 }
 
 impl Key {
-    fn new(inode: &Inode, owner: &LockOwner<'_>) -> Key {
-        Key { file: inode.id(), proc_id: owner.proc_id, client_id: owner.client_id.to_vec() }
+    fn new(session: u64, inode: &Inode, owner: &LockOwner<'_>) -> Key {
+        Key { session, file: inode.id(), proc_id: owner.proc_id, client_id: owner.client_id.to_vec() }
     }
 }
 
@@ -72,9 +73,15 @@ pub(super) struct LockTable {
     owners: Mutex<HashMap<Key, Weak<Owner>>>,
     /// Locked ranges of all owners.
     ranges: AtomicUsize,
+    sessions: AtomicU64,
 }
 
 impl LockTable {
+    /// A number that no session had before.
+    pub(super) fn new_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn find(&self, key: &Key) -> Option<Arc<Owner>> {
         lock(&self.owners).get(key)?.upgrade()
     }
@@ -140,7 +147,7 @@ impl Owner {
 
 impl Passthrough {
     pub(super) fn set_lock(&self, file: &OpenFile, request: &LockRequest<'_>) -> Result<bool, Errno> {
-        let key = Key::new(&file.inode, &request.owner);
+        let key = Key::new(self.session, &file.inode, &request.owner);
         if request.kind == LockType::UNLOCK {
             let Some(owner) = self.locks.find(&key) else {
                 return Ok(true);
@@ -164,7 +171,7 @@ impl Passthrough {
     }
 
     pub(super) fn test_lock(&self, file: &OpenFile, request: &LockRequest<'_>) -> Result<Option<LockConflict>, Errno> {
-        let key = Key::new(&file.inode, &request.owner);
+        let key = Key::new(self.session, &file.inode, &request.owner);
         let owner = self.locks.find(&key);
         // Without an own description any other serves: it holds no locks, so all are foreign to it.
         let found = match &owner {

@@ -87,6 +87,7 @@ pub struct Passthrough {
     host: Arc<Host>,
     buffers: Arc<Buffers>,
     locks: Arc<LockTable>,
+    session: u64,
 }
 
 impl Passthrough {
@@ -102,7 +103,22 @@ impl Passthrough {
         let host = Arc::new(Host::new(copy, proc_fds, openat2, limits, identity).map_err(failed)?);
         let (inode, _) = Inode::new(&host, fd).map_err(failed)?;
         inode.pin();
-        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks: Arc::default() })
+        let locks = Arc::<LockTable>::default();
+        let session = locks.new_session();
+        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, session })
+    }
+
+    /// The same folder for the server of another session. Both keep to one budget of descriptors and locks, and locks of the
+    /// two conflict, whatever their clients call themselves.
+    #[must_use]
+    pub fn for_another_session(&self) -> Passthrough {
+        Passthrough {
+            root: self.root.clone(),
+            host: self.host.clone(),
+            buffers: self.buffers.clone(),
+            locks: self.locks.clone(),
+            session: self.locks.new_session(),
+        }
     }
 
     /// Acts as the user of a node until the result is dropped.

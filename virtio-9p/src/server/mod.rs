@@ -173,6 +173,11 @@ impl<F: FileSystem> Server<F> {
         self.session.parked.clear();
     }
 
+    /// Largest message of the session in bytes, as agreed; `None` before a `Tversion` succeeded.
+    pub fn msize(&self) -> Option<u32> {
+        self.session.msize()
+    }
+
     /// Number of fids in use.
     pub fn fid_count(&self) -> usize {
         self.session.fids.len()

@@ -14,8 +14,8 @@ use crate::wire::{AttrMask, DirEntry, OpenFlags, Qid, QidType, Rgetattr, Rstatfs
 /// Most bytes of one write: what a closure is handed at a time.
 const WRITE_MAX: usize = 1 << 16;
 
-/// A [`FileSystem`] of closures.
-#[derive(Debug)]
+/// A [`FileSystem`] of closures. A clone is the same tree, for the server of another session.
+#[derive(Debug, Clone)]
 pub struct Synthetic {
     root: Arc<Reached>,
     made: Time,

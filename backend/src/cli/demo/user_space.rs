@@ -13,7 +13,7 @@ const MEMORY_MIB: u64 = 256;
 pub(super) fn run(stage: &Stage, steps: &Steps) -> Result<Report, String> {
     steps.say("starting the user-space guest");
     let shares = stage.config.shares.iter().map(|share| ShareOptions {
-        socket: share.socket.clone(),
+        socket: share.socket.clone().unwrap_or_default(),
         endpoint: share.endpoint.map_or(0, |at| at.endpoint_id()),
         translated: share.iommu,
     });

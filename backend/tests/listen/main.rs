@@ -1,0 +1,10 @@
+//! 9P on stream sockets, as a client meets it.
+
+mod client;
+mod rig;
+
+mod connections_are_bounded;
+mod debian_client_tools;
+mod locks_wait_and_end;
+mod messages_are_framed;
+mod sessions_are_served;
