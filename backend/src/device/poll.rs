@@ -118,12 +118,22 @@ impl Poller {
     }
 
     /// Looks for work until `look` finds some, the policy gives up, or `give_way` says that somebody else waits.
-    pub(super) fn poll(&self, mut look: impl FnMut() -> bool, give_way: impl Fn() -> bool) -> PollEnd {
-        let span = self.span();
-        if span == Some(Duration::ZERO) {
+    pub(super) fn poll(&self, look: impl FnMut() -> bool, give_way: impl Fn() -> bool) -> PollEnd {
+        if self.span() == Some(Duration::ZERO) {
             return PollEnd::Idle;
         }
         let start = Instant::now();
+        self.poll_by(|| start.elapsed(), look, give_way)
+    }
+
+    /// The same by a clock that says how long it runs.
+    fn poll_by(
+        &self,
+        clock: impl Fn() -> Duration,
+        mut look: impl FnMut() -> bool,
+        give_way: impl Fn() -> bool,
+    ) -> PollEnd {
+        let span = self.span();
         loop {
             for _ in 0..LOOKS_PER_TICK {
                 if look() {
@@ -131,7 +141,7 @@ impl Poller {
                 }
                 std::hint::spin_loop();
             }
-            let passed = start.elapsed();
+            let passed = clock();
             if give_way() || span.is_some_and(|span| passed >= span) {
                 return PollEnd::Idle;
             }
@@ -192,8 +202,24 @@ mod tests {
     }
 
     #[test]
-    fn a_set_time_ends() {
-        let poller = Poller { policy: PollPolicy::For(Duration::from_micros(1)), span: Duration::ZERO, slept: None };
-        assert_eq!(poller.poll(|| false, || false), PollEnd::Idle);
+    fn polling_in_vain_ends_within_its_time() {
+        let limit = Duration::from_micros(70);
+        let adapted = Poller { policy: PollPolicy::Auto, span: limit, slept: None };
+        let fixed = Poller { policy: PollPolicy::For(limit), span: Duration::ZERO, slept: None };
+        for poller in [adapted, fixed] {
+            let now = std::cell::Cell::new(Duration::ZERO);
+            // Each look at the clock is 10 µs after the one before.
+            let tick = || {
+                now.set(now.get() + Duration::from_micros(10));
+                now.get()
+            };
+            let mut looks = 0;
+            let count = || {
+                looks += 1;
+                false
+            };
+            assert_eq!(poller.poll_by(tick, count, || false), PollEnd::Idle);
+            assert_eq!((now.get(), looks), (limit, 7 * LOOKS_PER_TICK));
+        }
     }
 }

@@ -184,6 +184,7 @@ impl Device for IommuDevice {
                 self.iommu.stats().note_kick();
                 self.shared.serve().poller.woken();
                 self.shared.serve_while(|worker| self.serve_requests(worker));
+                self.iommu.stats().note_sleep();
                 self.shared.serve().poller.sleeping();
             }
             EVENT_QUEUE => self.deliver_events(&mut self.shared.serve()),

@@ -96,6 +96,7 @@ impl IommuDevice {
                 self.deliver_events(worker);
             }
             if self.poll(worker) == PollEnd::Found {
+                self.iommu.stats().note_poll();
                 continue;
             }
             let Worker { dma, queues, .. } = worker;

@@ -23,6 +23,8 @@ pub struct IommuStats {
     batch_sizes: [AtomicU64; BATCH_CLASSES],
     largest_batch: AtomicU64,
     kicks: AtomicU64,
+    polls: AtomicU64,
+    sleeps: AtomicU64,
     interrupts: AtomicU64,
     pub(super) ring_errors: AtomicU64,
     waits: AtomicU64,
@@ -57,6 +59,10 @@ pub struct IommuStatsSnapshot {
     pub largest_batch: u64,
     /// Calls to serve the request queue.
     pub kicks: u64,
+    /// Times that the polling thread found work which no kick told of.
+    pub polls: u64,
+    /// Times that the thread found nothing for as long as it polls, asked for a kick and went to sleep.
+    pub sleeps: u64,
     /// Interrupts sent.
     pub interrupts: u64,
     /// Rings given up.
@@ -91,6 +97,14 @@ impl IommuStats {
 
     pub(super) fn note_kick(&self) {
         bump(&self.kicks, 1);
+    }
+
+    pub(super) fn note_poll(&self) {
+        bump(&self.polls, 1);
+    }
+
+    pub(super) fn note_sleep(&self) {
+        bump(&self.sleeps, 1);
     }
 
     pub(super) fn note_interrupt(&self) {
@@ -130,6 +144,8 @@ impl IommuStats {
             batch_sizes: std::array::from_fn(|class| get(&self.batch_sizes[class])),
             largest_batch: get(&self.largest_batch),
             kicks: get(&self.kicks),
+            polls: get(&self.polls),
+            sleeps: get(&self.sleeps),
             interrupts: get(&self.interrupts),
             ring_errors: get(&self.ring_errors),
             waits: get(&self.waits),
