@@ -5,6 +5,7 @@ mod rig;
 
 mod connections_are_bounded;
 mod debian_client_tools;
+mod linux_mounts_in_a_guest;
 mod locks_wait_and_end;
 mod messages_are_framed;
 mod sessions_are_served;
