@@ -79,7 +79,7 @@ impl Daemon {
         if let Some(wanted) = &config.iommu {
             let core = Arc::new(Iommu::new(wanted.window, wanted.boot_bypass)?);
             let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone(), config.poll));
-            ports.push(Port::new(device, BoundSocket::bind(&wanted.socket)?, None)?);
+            ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, None)?);
             iommu = Some(core);
         }
         let mut shares = Vec::new();
@@ -92,7 +92,7 @@ impl Daemon {
             let Some(socket) = &wanted.socket else { continue };
             let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
-            ports.push(Port::new(device.clone(), BoundSocket::bind(socket)?, window)?);
+            ports.push(Port::new(device.clone(), BoundSocket::open(socket)?, window)?);
             shares.push((wanted.tag.clone(), device));
         }
         // The modes of new files are the guest's to choose.

@@ -32,5 +32,6 @@ pub mod listen;
 pub mod memory;
 mod prefetch;
 pub mod ring;
+mod service_manager;
 pub mod supervisor;
 pub mod transport;

@@ -21,6 +21,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::service_manager;
 use crate::transport::Device;
 use crate::transport::socket::BoundSocket;
 use crate::transport::vhost_user::{Connection, RingWindow};
@@ -221,7 +222,10 @@ impl Supervisor {
     fn on_signal(&mut self) {
         while let Some(signal) = self.signals.as_ref().and_then(SignalSource::next) {
             match signal {
-                Signal::Stop => self.stopped = true,
+                Signal::Stop => {
+                    service_manager::stopping();
+                    self.stopped = true;
+                }
                 Signal::Counters => (self.counters)(),
             }
         }

@@ -1,6 +1,6 @@
 //! `calgaryd attach`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::serve::DeviceArgs;
@@ -21,6 +21,7 @@ enum Vmm {
 
 /// Print the QEMU options that attach the devices; add your kernel or disk.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 struct QemuArgs {
     #[command(flatten)]
     devices: DeviceArgs,
@@ -32,6 +33,21 @@ struct QemuArgs {
     /// File that `calgaryd viot` wrote; needed behind the IOMMU.
     #[arg(long, value_name = "FILE", default_value = "viot.bin")]
     viot: PathBuf,
+}
+
+impl Args {
+    /// The VMM's name, as the command line has it.
+    pub(super) fn vmm(&self) -> &'static str {
+        match &self.vmm {
+            Vmm::Qemu(_) => "qemu",
+        }
+    }
+
+    /// The file that says more.
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        let Vmm::Qemu(qemu) = &self.vmm;
+        qemu.devices.config.as_deref()
+    }
 }
 
 /// Prints the command line.

@@ -1,7 +1,10 @@
 //! The command line.
 
 mod attach;
+mod backend_program;
+mod config_file;
 mod demo;
+mod generate;
 mod serve;
 mod tce;
 mod viot;
@@ -10,20 +13,33 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Wrong usage or an impossible configuration.
 const EXIT_USAGE: u8 = 2;
 
+/// At the end of `--help` and in the man page.
+const STATUS_SIGNALS_ENVIRONMENT: &str = "\
+Exit status: 0 done, and for serve: ended by a signal. 1 something went wrong while running. 2 wrong usage or an \
+impossible configuration; one line on standard error says what to change, and nothing was started.
+
+Signals of serve: SIGTERM and SIGINT end it, SIGUSR1 writes the counters to the log.
+
+Environment: CALGARY_CACHE names the folder in which demo keeps what it fetches, CALGARY_MIRROR the Debian archive it \
+fetches from. NOTIFY_SOCKET is told when serve is ready and when it stops, as systemd expects of Type=notify.";
+
 /// Serves virtio-iommu and virtio-9p to virtual machines, every DMA translated by IBM Calgary TCE tables.
 #[derive(Debug, Parser)]
 #[command(name = "calgaryd", version, about, long_about = None, arg_required_else_help = true)]
+#[command(after_long_help = STATUS_SIGNALS_ENVIRONMENT)]
 struct Cli {
     /// What goes to standard error: off, error, warn, info, debug or trace [default: info for serve, else warn].
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<log::LevelFilter>,
+    #[command(flatten)]
+    backend_program: backend_program::Args,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,6 +49,7 @@ enum Command {
     Attach(attach::Args),
     Demo(demo::Args),
     Tce(tce::Args),
+    Generate(generate::Args),
 }
 
 /// How a command fails.
@@ -43,35 +60,65 @@ enum Failure {
     Runtime(String),
 }
 
+impl Failure {
+    /// Tells the user in one line; returns the exit status.
+    fn report(self) -> ExitCode {
+        let (message, status) = match self {
+            Self::Usage(message) => (message, ExitCode::from(EXIT_USAGE)),
+            Self::Runtime(message) => (message, ExitCode::FAILURE),
+        };
+        eprintln!("calgaryd: {message}");
+        status
+    }
+}
+
 /// Runs the command line `args` and returns its exit status: 0 done, 1 failed, 2 wrong usage or configuration.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if backend_program::asks_for_capabilities(&args) {
+        println!("{}", backend_program::capabilities());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match parse(args) {
         Ok(cli) => cli,
-        Err(cause) => return usage(&cause),
+        Err(status) => return status,
     };
     let usual = match cli.command {
-        Command::Serve(_) => log::LevelFilter::Info,
+        Some(Command::Serve(_)) | None => log::LevelFilter::Info,
         _ => log::LevelFilter::Warn,
     };
     env_logger::Builder::new().filter_level(cli.log_level.unwrap_or(usual)).format_target(false).init();
-    let outcome = match cli.command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Viot(args) => viot::run(&args),
-        Command::Attach(args) => attach::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Tce(args) => tce::run(&args),
+    let outcome = match (cli.command, cli.backend_program.is_used()) {
+        (Some(_), true) => Err(Failure::Usage(
+            "--socket-path, --fd, --shared-dir, --tag and --readonly stand for a command of their own; leave them out, \
+             or leave out the command"
+                .to_owned(),
+        )),
+        (None, _) => backend_program::run(&cli.backend_program),
+        (Some(Command::Serve(args)), _) => serve::run(&args),
+        (Some(Command::Viot(args)), _) => viot::run(&args),
+        (Some(Command::Attach(args)), _) => attach::run(&args),
+        (Some(Command::Demo(args)), _) => demo::run(&args),
+        (Some(Command::Tce(args)), _) => tce::run(&args),
+        (Some(Command::Generate(args)), _) => generate::run(&args, Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Usage(message)) => {
-            eprintln!("calgaryd: {message}");
-            ExitCode::from(EXIT_USAGE)
-        }
-        Err(Failure::Runtime(message)) => {
-            eprintln!("calgaryd: {message}");
-            ExitCode::FAILURE
-        }
+        Err(failure) => failure.report(),
     }
+}
+
+/// Reads the command line, and a configuration file if it names one.
+fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
+    let cli = Cli::try_parse_from(&args).map_err(|cause| usage(&cause))?;
+    let (command, file) = match &cli.command {
+        Some(Command::Serve(args)) => (vec!["serve"], args.config_file()),
+        Some(Command::Attach(args)) => (vec!["attach", args.vmm()], args.config_file()),
+        _ => return Ok(cli),
+    };
+    let Some(file) = file else { return Ok(cli) };
+    let args = config_file::expand(&args, &command, file).map_err(|failure| failure.report())?;
+    Cli::try_parse_from(args).map_err(|cause| usage(&cause))
 }
 
 /// Help goes out whole; an error becomes one line.

@@ -1,6 +1,6 @@
 //! `calgaryd serve`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
@@ -10,21 +10,38 @@ use super::Failure;
 use crate::config::{IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
+use crate::service_manager;
 use crate::supervisor::block_signals;
 
 /// Serve devices on vhost-user sockets until SIGTERM or SIGINT.
 ///
 /// Each socket takes one VMM at a time and listens again when it leaves. SIGUSR1 writes the counters to the log.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub(super) struct Args {
     #[command(flatten)]
     devices: DeviceArgs,
 }
 
+impl Args {
+    /// The file that says more.
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        self.devices.config.as_deref()
+    }
+}
+
 /// The devices, as `serve` and `attach` name them.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct DeviceArgs {
-    /// Serve a virtio-iommu on this socket.
+    /// Read options from a TOML file: its keys are options without their dashes, true stands for a switch, a list for
+    /// an option that is repeated, and a table [[share]] holds the keys of one --share. Shares add up; of anything else
+    /// the command line counts.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Serve a virtio-iommu on this socket. Wherever a socket is named, it is a path to bind, fd:NUMBER for a listening
+    /// socket that the process was started with, or systemd:NAME for one that a socket unit with FileDescriptorName=NAME
+    /// has passed.
     #[arg(long, value_name = "SOCKET")]
     pub(super) iommu: Option<PathBuf>,
 
@@ -88,9 +105,13 @@ impl DeviceArgs {
 
 /// Serves until a signal.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    serve(&args.devices.config())
+}
+
+/// Serves `config` until a signal, and tells the service manager, if there is one, when it begins and ends.
+pub(super) fn serve(config: &ServeConfig) -> Result<(), Failure> {
     block_signals().map_err(|cause| Failure::Runtime(format!("cannot block signals: {cause}")))?;
-    let config = args.devices.config();
-    let daemon = Daemon::start(&config, Signals::Handle).map_err(|cause| Failure::Usage(cause.to_string()))?;
+    let daemon = Daemon::start(config, Signals::Handle).map_err(|cause| Failure::Usage(cause.to_string()))?;
     if let Some(iommu) = &config.iommu {
         info!("iommu: listening on {}", iommu.socket.display());
     }
@@ -104,6 +125,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }
         );
     }
+    service_manager::ready();
     daemon.wait();
     Ok(())
 }

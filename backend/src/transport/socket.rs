@@ -1,12 +1,16 @@
 //! Listening unix sockets that are ours and only ours.
 
+mod inherited;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Why a socket could not be bound.
+pub use inherited::{InheritedError, is_path};
+
+/// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process answers there.
@@ -15,6 +19,9 @@ pub enum BindError {
     /// Something that is no socket is there.
     #[error("{0} exists and is not a socket; remove it or choose another path")]
     NotASocket(PathBuf),
+    /// What the process was started with is no socket to listen on.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// The kernel refuses.
     #[error("cannot bind socket {path}: {cause}")]
     Bind {
@@ -25,15 +32,29 @@ pub enum BindError {
     },
 }
 
-/// A bound socket. Its file is removed when this is dropped, unless another process has put its own there.
+/// A socket to listen on. If it was bound here, its file is removed when this is dropped, unless another process has put
+/// its own there.
 #[derive(Debug)]
 pub struct BoundSocket {
     listener: UnixListener,
     path: PathBuf,
-    identity: (u64, u64),
+    /// Device and inode of the file that was made here.
+    made: Option<(u64, u64)>,
 }
 
 impl BoundSocket {
+    /// Takes the descriptor that the process was started with if `path` is `fd:NUMBER`, the one of this name that
+    /// systemd has passed if it is `systemd:NAME`, and else [binds](Self::bind).
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn open(path: &Path) -> Result<Self, BindError> {
+        match inherited::listener(path)? {
+            Some(listener) => Ok(Self { listener, path: path.to_owned(), made: None }),
+            None => Self::bind(path),
+        }
+    }
+
     /// Binds `path`, replacing a socket that nobody listens on. Only the owner may connect.
     ///
     /// # Errors
@@ -56,7 +77,7 @@ impl BoundSocket {
         rustix::process::umask(before);
         let listener = bound.map_err(refuse)?;
         let found = std::fs::symlink_metadata(path).map_err(refuse)?;
-        Ok(Self { listener, path: path.to_owned(), identity: (found.dev(), found.ino()) })
+        Ok(Self { listener, path: path.to_owned(), made: Some((found.dev(), found.ino())) })
     }
 
     /// Where it is.
@@ -88,8 +109,8 @@ impl AsFd for BoundSocket {
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-        if ours {
+        let Some(made) = self.made else { return };
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == made) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
