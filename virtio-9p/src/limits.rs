@@ -34,7 +34,7 @@ pub const NAME_MAX: usize = 255;
 /// Longest symbolic link target in bytes, without a terminator (Linux `PATH_MAX` counts one).
 pub const TARGET_MAX: usize = 4095;
 
-/// Scatter entries handed to one `preadv2` or `pwritev2`: those of the largest request of Linux over virtio (128), so that
+/// Scatter entries handed to one `preadv` or `pwritev`: those of the largest request of Linux over virtio (128), so that
 /// it is one system call. More than that take several calls.
 pub const IO_VECTORS: usize = 128;
 
@@ -44,6 +44,9 @@ pub const DIRECTORY_BUFFER: usize = 32 << 10;
 /// Directory buffers kept between requests; beyond this many, a directory is read again from the cookie. 1,024 of them
 /// are 32 MiB.
 pub const MAX_DIRECTORY_BUFFERS: usize = 1024;
+
+/// Directories kept open for the next walk through them, whoever clunks them: each costs one descriptor.
+pub const RECENT_DIRECTORIES: usize = 32;
 
 /// Levels that a walk to `..` climbs to prove that it is still inside the tree. A path of `PATH_MAX` has at most 2,048.
 pub const MAX_DEPTH: usize = 2048;

@@ -188,7 +188,7 @@ impl<'a> Readable<'a> {
 
     /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
     ///
-    /// They hold raw pointers and are meant for `pwritev2` alone.
+    /// They hold raw pointers and are meant for `pwritev` alone.
     pub fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
         self.0.vectors(room)
     }
@@ -270,7 +270,7 @@ impl<'a> Writable<'a> {
 
     /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
     ///
-    /// They hold raw pointers and are meant for `preadv2` alone.
+    /// They hold raw pointers and are meant for `preadv` alone.
     pub fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
         self.0.vectors(room)
     }

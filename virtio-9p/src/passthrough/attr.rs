@@ -2,44 +2,20 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{
-    AtFlags, Gid, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
-};
+use rustix::fs::{AtFlags, Gid, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, major, minor};
 
 use super::Passthrough;
 use super::mapped::{self, Stored};
-use super::node::{FileKind, Inode, status};
+use super::node::{FileKind, Inode};
 use super::open::OpenFile;
+use super::status::Status;
 use crate::errno::Errno;
 use crate::fs::{Owner, SetAttr, SetTime};
-use crate::wire::{AttrMask, Rgetattr, Rstatfs, Time};
+use crate::wire::{AttrMask, Rgetattr, Rstatfs};
 
 /// A device number in the 32-bit form that Linux clients decode (`new_decode_dev`): 12 bits of major, 20 of minor number.
 fn encode_device(major: u32, minor: u32) -> u64 {
     u64::from((minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12))
-}
-
-fn time(stamp: StatxTimestamp) -> Time {
-    Time { seconds: stamp.tv_sec.cast_unsigned(), nanoseconds: u64::from(stamp.tv_nsec) }
-}
-
-/// Which fields of a status hold a value, in 9P's bits. Those from the access time on are the same.
-fn valid(status: &Statx) -> AttrMask {
-    const SAME: u32 = 0xfe0;
-    const RDEV: u64 = 0x10;
-    let has = |bit: StatxFlags| status.stx_mask & bit.bits() == bit.bits();
-    let mut valid = u64::from(status.stx_mask & SAME) | RDEV;
-    for (bit, ours) in [
-        (StatxFlags::TYPE.union(StatxFlags::MODE), 0x1),
-        (StatxFlags::NLINK, 0x2),
-        (StatxFlags::UID, 0x4),
-        (StatxFlags::GID, 0x8),
-    ] {
-        if has(bit) {
-            valid |= ours;
-        }
-    }
-    AttrMask(valid)
 }
 
 fn timespec(change: Option<SetTime>) -> Timespec {
@@ -76,27 +52,27 @@ pub(super) fn statfs(inode: &Inode) -> Result<Rstatfs, Errno> {
 
 impl Passthrough {
     pub(super) fn attributes(&self, inode: &Inode, wanted: AttrMask) -> Result<Rgetattr, Errno> {
-        let mut mask = StatxFlags::BASIC_STATS;
-        if wanted.0 & AttrMask::BTIME.0 != 0 {
-            mask |= StatxFlags::BTIME;
-        }
-        let status = self.host.seen_status(inode.fd()?.as_fd(), mask)?;
-        let (uid, gid) = self.host.identity.seen_owner(status.stx_uid, status.stx_gid);
+        let fd = inode.fd()?;
+        let mut status =
+            if wanted.0 & AttrMask::BTIME.0 == 0 { Status::of(fd.as_fd()) } else { Status::with_birth(fd.as_fd()) }?;
+        self.host.overlay(fd.as_fd(), &mut status);
+        let (uid, gid) = self.host.identity.seen_owner(status.uid, status.gid);
+        let birth = status.born.map_or(0, |_| AttrMask::BTIME.0);
         Ok(Rgetattr {
-            valid: valid(&status),
+            valid: AttrMask(AttrMask::BASIC.0 | birth),
             qid: self.qid_of(&status),
-            mode: u32::from(status.stx_mode),
+            mode: status.mode,
             uid,
             gid,
-            nlink: u64::from(status.stx_nlink),
-            rdev: encode_device(status.stx_rdev_major, status.stx_rdev_minor),
-            size: status.stx_size,
-            blksize: u64::from(status.stx_blksize),
-            blocks: status.stx_blocks,
-            atime: time(status.stx_atime),
-            mtime: time(status.stx_mtime),
-            ctime: time(status.stx_ctime),
-            btime: time(status.stx_btime),
+            nlink: status.links,
+            rdev: encode_device(major(status.device), minor(status.device)),
+            size: status.size,
+            blksize: status.block_size,
+            blocks: status.blocks,
+            atime: status.accessed,
+            mtime: status.modified,
+            ctime: status.changed,
+            btime: status.born.unwrap_or_default(),
             generation: 0,
             data_version: 0,
         })
@@ -139,7 +115,7 @@ impl Passthrough {
 
     fn change_mode(&self, inode: &Inode, mode: u32) -> Result<(), Errno> {
         if self.host.identity.is_mapped() && inode.kind() != FileKind::Symlink {
-            let kind = u32::from(inode.status()?.stx_mode) & !0o7777;
+            let kind = inode.status()?.mode & !0o7777;
             return mapped::store(inode.fd()?, Stored { mode: Some(kind | mode), ..Stored::default() });
         }
         if inode.stands_in() {
@@ -166,10 +142,9 @@ impl Passthrough {
     /// set-user-id bits.
     fn touch(&self, inode: &Inode) -> Result<(), Errno> {
         let fd = inode.fd()?;
-        let host = status(fd.as_fd(), StatxFlags::BASIC_STATS)?;
-        let mode = u32::from(host.stx_mode);
-        if FileKind::of(host.stx_mode) != FileKind::Symlink && mode & 0o6000 != 0 {
-            self.host.proc_fds.chmod(fd.as_fd(), mode & 0o7777)
+        let host = Status::of(fd.as_fd())?;
+        if FileKind::of(host.kind()) != FileKind::Symlink && host.mode & 0o6000 != 0 {
+            self.host.proc_fds.chmod(fd.as_fd(), host.mode & 0o7777)
         } else {
             Ok(rustix::fs::chownat(fd, "", None, None, AtFlags::EMPTY_PATH)?)
         }

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use super::Passthrough;
 use super::mapped::{self, Stored};
 use super::node::Inode;
+use super::status::Status;
 use crate::errno::Errno;
 use crate::fs::Owner;
 use crate::name::Name;
@@ -93,31 +94,36 @@ impl Passthrough {
     fn adopt(&self, dir: BorrowedFd<'_>, name: Name<'_>, fresh: Fresh) -> Result<Qid, Errno> {
         self.host
             .child(dir, name)
-            .and_then(|fd| self.settle(fd, fresh))
+            .and_then(|fd| self.settle(fd, fresh, 0))
             .map(|(_, qid)| qid)
             .inspect_err(|_| undo(dir, name, fresh.kind == FileType::Directory))
     }
 
-    /// Gives a new file to its owner, if the process may, and returns it with its qid. On an error the caller removes the
-    /// file.
-    pub(super) fn settle(&self, fd: OwnedFd, fresh: Fresh) -> Result<(Arc<Inode>, Qid), Errno> {
+    /// Gives a new file to its owner, if the process may, and returns it with its qid; `io_open` is as for [`Inode::known`].
+    /// On an error the caller removes the file.
+    pub(super) fn settle(&self, fd: OwnedFd, fresh: Fresh, io_open: usize) -> Result<(Arc<Inode>, Qid), Errno> {
+        let mut status = Status::of(fd.as_fd())?;
         if self.host.identity.is_mapped() {
             // A link that the host keeps as such has no place for more.
             if fresh.kind != FileType::Symlink || self.host.identity.maps_symlinks() {
                 let mode = Some(fresh.kind.as_raw_mode() | fresh.mode);
                 mapped::store(&fd, Stored { owner: Some(fresh.owner), mode, device: fresh.device })?;
             }
-        } else {
-            self.give(fd.as_fd(), &fresh)?;
+            status = Status::of(fd.as_fd())?;
+        } else if self.give(fd.as_fd(), &fresh, &status)? {
+            status = Status::of(fd.as_fd())?;
         }
-        let (inode, status) = Inode::new(&self.host, fd)?;
+        let (inode, status) = Inode::known(&self.host, fd, status, io_open);
         let qid = self.qid_of(&status);
         Ok((inode, qid))
     }
 
-    fn give(&self, fd: BorrowedFd<'_>, fresh: &Fresh) -> Result<(), Errno> {
+    /// Whether the file, whose status is `now`, had to be changed for that.
+    fn give(&self, fd: BorrowedFd<'_>, fresh: &Fresh, now: &Status) -> Result<bool, Errno> {
         let Owner { uid, gid } = fresh.owner;
-        if self.host.identity.gives_files_away() && (uid.is_some() || gid.is_some()) {
+        let is_theirs = uid.is_none_or(|uid| uid == now.uid) && gid.is_none_or(|gid| gid == now.gid);
+        let given_away = self.host.identity.gives_files_away() && !is_theirs;
+        if given_away {
             let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
             let given = rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH);
             if !self.host.identity.may_keep_files() {
@@ -125,10 +131,11 @@ impl Passthrough {
             }
         }
         // A change of owner clears these bits, and mkdir does not take them.
-        if fresh.mode & 0o6000 != 0 && fresh.kind != FileType::Symlink {
+        let special = fresh.mode & 0o6000 != 0 && fresh.kind != FileType::Symlink;
+        if special {
             self.host.proc_fds.chmod(fd, fresh.mode)?;
         }
-        Ok(())
+        Ok(given_away || special)
     }
 }
 

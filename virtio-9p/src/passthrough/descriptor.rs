@@ -1,6 +1,6 @@
 //! A descriptor that may be closed while nobody uses it, and filled again later.
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bits of the state below the descriptor: the number of users.
@@ -41,6 +41,16 @@ impl Descriptor {
         Descriptor { state: AtomicU64::new(encode(fd.into_raw_fd())), fixed, recent: AtomicBool::new(true) }
     }
 
+    /// An empty place.
+    pub(super) fn closed(fixed: bool) -> Descriptor {
+        Descriptor { state: AtomicU64::new(0), fixed, recent: AtomicBool::new(true) }
+    }
+
+    /// Whether a descriptor in it stays open.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.fixed
+    }
+
     /// The descriptor to use now; `None` if it is closed.
     #[inline]
     pub(super) fn acquire(&self) -> Option<InUse<'_>> {
@@ -71,6 +81,15 @@ impl Descriptor {
     /// Puts a descriptor in. The caller makes sure that no other is there or put in at the same time.
     pub(super) fn fill(&self, fd: OwnedFd) {
         self.state.fetch_add(encode(fd.into_raw_fd()), Ordering::AcqRel);
+    }
+
+    /// Makes the descriptor, if there is one, refer to what `other` does, whoever uses it: a system call that has begun
+    /// goes on with what it was.
+    pub(super) fn replace(&self, other: BorrowedFd<'_>) {
+        if let Some(fd) = decode(self.state.load(Ordering::Acquire)) {
+            // SAFETY: the call takes numbers. The one that is replaced belongs to this place, and stays open.
+            unsafe { libc::dup3(other.as_raw_fd(), fd, libc::O_CLOEXEC) };
+        }
     }
 
     /// Takes the descriptor out, if there is one, it is not fixed and nobody uses it.
@@ -145,6 +164,17 @@ mod tests {
         let descriptor = Descriptor::new(null(), true);
         assert!(descriptor.close().is_none());
         assert!(rustix::fs::fstat(descriptor.acquire().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_replaced_descriptor_keeps_its_number() {
+        let descriptor = Descriptor::new(null(), false);
+        let before = descriptor.peek().unwrap().as_fd().as_raw_fd();
+        let folder = std::fs::File::open("/").unwrap();
+        descriptor.replace(folder.as_fd());
+        let now = descriptor.peek().unwrap();
+        assert_eq!(now.as_fd().as_raw_fd(), before);
+        assert_eq!(rustix::fs::fstat(&now).unwrap().st_ino, rustix::fs::fstat(&folder).unwrap().st_ino);
     }
 
     #[test]

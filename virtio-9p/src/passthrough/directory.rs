@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::SeekFrom;
 
 use super::Passthrough;
-use super::node::{FileId, FileKind};
+use super::node::FileKind;
 use super::open::OpenFile;
 use super::rawio;
+use super::status::FileId;
 use crate::errno::Errno;
 use crate::limits::{DIRECTORY_BUFFER, MAX_DIRECTORY_BUFFERS};
 use crate::session::lock;

@@ -2,15 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno as HostErrno;
 
+use super::directories::Directories;
 use super::identity::Identity;
 use super::mapped;
-use super::node::{FileId, id_of, status};
 use super::places::Places;
 use super::pool::Pool;
 use super::procfd::ProcFds;
+use super::status::{FileId, Status};
 use crate::errno::Errno;
 use crate::limits::RACE_RETRIES;
 use crate::name::Name;
@@ -30,6 +31,7 @@ pub(super) struct Host {
     pub(super) proc_fds: ProcFds,
     pub(super) pool: Pool,
     pub(super) places: Places,
+    pub(super) directories: Directories,
     pub(super) identity: Identity,
 }
 
@@ -46,9 +48,10 @@ impl Host {
         if !openat2 {
             log::info!("openat2 is not used: every name is opened on its own with O_NOFOLLOW");
         }
-        let root_id = id_of(&status(root.as_fd(), StatxFlags::BASIC_STATS)?);
+        let root_id = Status::of(root.as_fd())?.id;
+        let directories = Directories::below(&root)?;
         let (pool, places) = (Pool::new(max_descriptors, max_lock_owners), Places::default());
-        Ok(Host { root, root_id, openat2, proc_fds, pool, places, identity })
+        Ok(Host { root, root_id, openat2, proc_fds, pool, places, directories, identity })
     }
 
     /// Runs what opens a descriptor, again after closing others if the process or the system has none left.
@@ -113,15 +116,15 @@ impl Host {
 
     /// The status of a file as the client sees it.
     #[inline]
-    pub(super) fn seen_status(&self, fd: BorrowedFd<'_>, wanted: StatxFlags) -> Result<Statx, Errno> {
-        let mut status = status(fd, wanted)?;
+    pub(super) fn seen_status(&self, fd: BorrowedFd<'_>) -> Result<Status, Errno> {
+        let mut status = Status::of(fd)?;
         self.overlay(fd, &mut status);
         Ok(status)
     }
 
     /// Makes the host's status the one that the client sees.
     #[inline]
-    pub(super) fn overlay(&self, fd: BorrowedFd<'_>, status: &mut Statx) {
+    pub(super) fn overlay(&self, fd: BorrowedFd<'_>, status: &mut Status) {
         if self.identity.is_mapped() {
             mapped::overlay(fd, status);
         }

@@ -19,10 +19,11 @@ use rustix::fs::OFlags;
 
 use super::Passthrough;
 use super::host::Host;
-use super::node::{FileId, FileKind, Inode};
+use super::node::{FileKind, Inode};
 use super::open::OpenFile;
 use super::ranges::RangeSet;
 use super::rawio;
+use super::status::FileId;
 use crate::errno::Errno;
 use crate::fs::{LockConflict, LockOwner, LockRange, LockRequest};
 use crate::limits::MAX_LOCK_RANGES;

@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, Statx, XattrFlags, major, minor};
+use rustix::fs::{FileType, XattrFlags};
 
 use super::procfd::link_path;
+use super::status::Status;
 use crate::errno::Errno;
 use crate::fs::Owner;
 
@@ -34,29 +35,28 @@ fn read<const N: usize>(path: &str, name: &str) -> Option<[u8; N]> {
 /// Replaces what the status says by what is stored.
 ///
 /// A stored type is believed of a regular file only: whatever the attribute says, the server opens nothing else.
-pub(super) fn overlay(fd: BorrowedFd<'_>, status: &mut Statx) {
-    let host = FileType::from_raw_mode(u32::from(status.stx_mode));
+pub(super) fn overlay(fd: BorrowedFd<'_>, status: &mut Status) {
+    let host = status.kind();
     if !matches!(host, FileType::RegularFile | FileType::Directory) {
         // User attributes exist on these two alone.
         return;
     }
     let path = link_path(fd);
     if let Some(uid) = read(&path, UID) {
-        status.stx_uid = u32::from_le_bytes(uid);
+        status.uid = u32::from_le_bytes(uid);
     }
     if let Some(gid) = read(&path, GID) {
-        status.stx_gid = u32::from_le_bytes(gid);
+        status.gid = u32::from_le_bytes(gid);
     }
     if let Some(mode) = read(&path, MODE).map(u32::from_le_bytes) {
         let stored = FileType::from_raw_mode(mode);
         let known = !matches!(stored, FileType::Unknown | FileType::Directory);
         let kind = if host == FileType::RegularFile && known { stored } else { host };
-        let mode = kind.as_raw_mode() | (mode & 0o7777);
-        status.stx_mode = u16::try_from(mode).unwrap_or(status.stx_mode);
+        status.mode = kind.as_raw_mode() | (mode & 0o7777);
         if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
             && let Some(device) = read(&path, DEVICE).map(u64::from_le_bytes)
         {
-            (status.stx_rdev_major, status.stx_rdev_minor) = (major(device), minor(device));
+            status.device = device;
         }
     }
 }

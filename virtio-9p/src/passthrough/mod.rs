@@ -6,7 +6,8 @@
 //!
 //! **Confinement.** Every component is looked up with `openat2` under `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and
 //! `RESOLVE_NO_MAGICLINKS`; where the kernel has no `openat2` (before 5.6), `O_NOFOLLOW` on a single checked name has the
-//! same effect. A walk to `..` is only believed after climbing on from there has met the root. A symbolic link is an object
+//! same effect. A directory that is kept from an earlier walk is taken only if the name leads to that very directory now (see the
+//! `directories` source file). A walk to `..` is only believed after climbing on from there has met the root. A symbolic link is an object
 //! that the client reads and interprets itself.
 //!
 //! **Identity.** By default requests act as the process does. If that is root (user id 0), a new file is given to the user
@@ -28,6 +29,7 @@
 mod attr;
 mod create;
 mod descriptor;
+mod directories;
 mod directory;
 mod host;
 mod identity;
@@ -44,6 +46,7 @@ mod qid;
 mod ranges;
 mod rawio;
 mod resolve;
+mod status;
 mod user;
 mod xattr;
 
@@ -150,8 +153,7 @@ impl FileSystem for Passthrough {
 
     fn lookup(&self, dir: &PassthroughNode, name: Name<'_>) -> Result<Entry<PassthroughNode>, Errno> {
         let _user = self.act_as(dir)?;
-        let fd = self.host.child(dir.inode.as_dir()?.as_fd(), name)?;
-        let (inode, status) = Inode::new(&self.host, fd)?;
+        let (inode, status) = self.host.reach(&dir.inode, name)?;
         Ok(Entry { node: dir.beside(inode), qid: self.qid_of(&status) })
     }
 

@@ -34,8 +34,13 @@ impl Passthrough {
     }
 
     pub(super) fn unlink_in(&self, dir: &Inode, name: Name<'_>, directory: bool) -> Result<(), Errno> {
-        let dir = dir.as_dir()?;
-        self.unlink_spot(Spot { dir: dir.as_fd(), name }, directory)
+        let spot = dir.as_dir()?;
+        self.unlink_spot(Spot { dir: spot.as_fd(), name }, directory)?;
+        if directory {
+            // What is gone should not take space until its place is needed.
+            self.host.directories.forget(dir.id(), name);
+        }
+        Ok(())
     }
 
     pub(super) fn rename_inode(&self, inode: &Inode, dir: &Inode, name: Name<'_>) -> Result<(), Errno> {

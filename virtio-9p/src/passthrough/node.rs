@@ -6,15 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use rustix::fs::{AtFlags, FileType, OFlags, Statx, StatxFlags};
+use rustix::fs::{FileType, OFlags};
 
 use super::descriptor::{Descriptor, InUse};
 use super::host::Host;
 use super::places::rebased;
 use super::pool::Reclaim;
+use super::status::{FileId, Status};
 use crate::errno::Errno;
 use crate::limits::TARGET_MAX;
 use crate::session::lock;
+use crate::wire::Time;
 
 /// What can be done with a file, by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +29,8 @@ pub(super) enum FileKind {
 }
 
 impl FileKind {
-    pub(super) fn of(mode: u16) -> FileKind {
-        match FileType::from_raw_mode(u32::from(mode)) {
+    pub(super) fn of(kind: FileType) -> FileKind {
+        match kind {
             FileType::Directory => FileKind::Directory,
             FileType::RegularFile => FileKind::Regular,
             FileType::Symlink => FileKind::Symlink,
@@ -37,22 +39,11 @@ impl FileKind {
     }
 }
 
-/// A file's identity on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FileId {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-}
-
-pub(super) fn id_of(status: &Statx) -> FileId {
-    FileId { device: rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor), inode: status.stx_ino }
-}
-
 /// The way back to a file whose descriptor is closed.
 #[derive(Debug)]
 struct Place {
     path: Vec<u8>,
-    birth: (i64, u32),
+    birth: Option<Time>,
 }
 
 /// A file inside the tree, with an `O_PATH` descriptor that may be closed while it is not used.
@@ -73,18 +64,24 @@ pub(super) struct Inode {
 
 impl Inode {
     /// Takes an `O_PATH` descriptor, and returns the status that the client sees.
-    pub(super) fn new(host: &Arc<Host>, fd: OwnedFd) -> Result<(Arc<Inode>, Statx), Errno> {
-        let mut status = status(fd.as_fd(), StatxFlags::BASIC_STATS)?;
-        let host_kind = FileKind::of(status.stx_mode);
+    pub(super) fn new(host: &Arc<Host>, fd: OwnedFd) -> Result<(Arc<Inode>, Status), Errno> {
+        let status = Status::of(fd.as_fd())?;
+        Ok(Inode::known(host, fd, status, 0))
+    }
+
+    /// As [`Inode::new`], with the present status of the host's file, and so many open files that use this descriptor as
+    /// their own: it is then not an `O_PATH` one.
+    pub(super) fn known(host: &Arc<Host>, fd: OwnedFd, mut status: Status, io_open: usize) -> (Arc<Inode>, Status) {
+        let host_kind = FileKind::of(status.kind());
         host.overlay(fd.as_fd(), &mut status);
-        let kind = FileKind::of(status.stx_mode);
+        let kind = FileKind::of(status.kind());
         let listed = host.pool.opened();
         let inode = Arc::new(Inode {
             descriptor: Descriptor::new(fd, !listed),
-            id: id_of(&status),
+            id: status.id,
             kind,
             stands_in: kind != host_kind,
-            io_open: AtomicUsize::new(0),
+            io_open: AtomicUsize::new(io_open),
             pinned: AtomicBool::new(false),
             place: Mutex::new(None),
             host: host.clone(),
@@ -93,16 +90,22 @@ impl Inode {
             let weak: Weak<Inode> = Arc::downgrade(&inode);
             host.pool.list(weak);
         }
-        Ok((inode, status))
+        (inode, status)
     }
 
     /// The descriptor, opened again if it was closed: `ESTALE` if the file is not where it was.
     #[inline]
     pub(super) fn fd(&self) -> Result<InUse<'_>, Errno> {
-        match self.descriptor.acquire() {
+        match self.acquire() {
             Some(fd) => Ok(fd),
             None => self.open_again(),
         }
+    }
+
+    /// The descriptor if it is open.
+    #[inline]
+    pub(super) fn acquire(&self) -> Option<InUse<'_>> {
+        self.descriptor.acquire()
     }
 
     /// The descriptor if it is open, without counting as a use.
@@ -127,8 +130,8 @@ impl Inode {
         }
         let way = place.as_ref().ok_or(Errno::ESTALE)?;
         let fd = self.host.as_process(|| self.host.node_at(&way.path))?;
-        let status = status(fd.as_fd(), StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-        if id_of(&status) != self.id || birth(&status) != way.birth {
+        let status = Status::with_birth(fd.as_fd())?;
+        if status.id != self.id || status.born != way.birth {
             return Err(Errno::ESTALE);
         }
         self.host.pool.opened();
@@ -140,6 +143,16 @@ impl Inode {
 
     pub(super) fn is_open(&self) -> bool {
         self.descriptor.is_open()
+    }
+
+    /// Whether the descriptor is never closed.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.descriptor.is_fixed()
+    }
+
+    /// Whether the descriptor that a created file shares was used since this was last asked.
+    pub(super) fn was_used_for_io(&self) -> bool {
+        self.descriptor.was_used()
     }
 
     /// Opens the descriptor if it is closed, and keeps it open from now on. The caller has locked the places.
@@ -177,8 +190,8 @@ impl Inode {
     }
 
     /// The basic status now, as the client sees it.
-    pub(super) fn status(&self) -> Result<Statx, Errno> {
-        self.host.seen_status(self.fd()?.as_fd(), StatxFlags::BASIC_STATS)
+    pub(super) fn status(&self) -> Result<Status, Errno> {
+        self.host.seen_status(self.fd()?.as_fd())
     }
 
     /// What a symbolic link says; `EINVAL` if it is none.
@@ -196,6 +209,15 @@ impl Inode {
         let limit = TARGET_MAX as u64 + 1;
         File::from(file).take(limit).read_to_end(&mut target)?;
         if target.len() > TARGET_MAX || target.contains(&0) { Err(Errno::EIO) } else { Ok(target) }
+    }
+
+    /// Makes an `O_PATH` descriptor of one that was open for I/O, under the same number. Where that fails, for want of a
+    /// descriptor, the file stays open as long as it is known.
+    pub(super) fn end_io(&self) {
+        let Some(old) = self.peek() else { return };
+        if let Ok(path) = self.host.with_room(|| self.host.proc_fds.reopen(old.as_fd(), OFlags::PATH)) {
+            self.descriptor.replace(path.as_fd());
+        }
     }
 
     /// The descriptor of a directory; `ENOTDIR` if it is none.
@@ -217,58 +239,53 @@ impl Drop for Inode {
     }
 }
 
-fn birth(status: &Statx) -> (i64, u32) {
-    let known = status.stx_mask & StatxFlags::BTIME.bits() != 0;
-    if known { (status.stx_btime.tv_sec, status.stx_btime.tv_nsec) } else { (0, 0) }
-}
-
 impl Reclaim for Inode {
     fn was_used(&self) -> bool {
-        self.descriptor.was_used()
+        self.io_open.load(Ordering::Acquire) > 0 || self.descriptor.was_used()
     }
 
     fn reclaim(self: Arc<Self>) -> bool {
-        if self.pinned.load(Ordering::Relaxed) || self.io_open.load(Ordering::Acquire) > 0 {
+        self.close(0, || ())
+    }
+}
+
+impl Inode {
+    /// Closes the descriptor if there is a way back and so many open files use it, which `closed` tells them. Whether it was.
+    pub(super) fn close(self: &Arc<Self>, io_open: usize, closed: impl FnOnce()) -> bool {
+        if self.pinned.load(Ordering::Relaxed) || self.io_open.load(Ordering::Acquire) > io_open {
             return false;
         }
         let mut map = self.host.places.exclusive();
         let Some(way) = self.host.as_process(|| self.way_back()) else { return false };
         let mut place = lock(&self.place);
         let Some(fd) = self.descriptor.close() else { return false };
+        closed();
+        self.io_open.fetch_sub(io_open, Ordering::Release);
         *place = Some(way);
         drop(place);
-        self.host.places.insert(&mut map, &self);
+        self.host.places.insert(&mut map, self);
         self.host.pool.closed();
         drop(map);
         drop(fd);
         true
     }
-}
 
-impl Inode {
     /// The path that leads to the file now; `None` if there is none, or none that is sure.
     fn way_back(&self) -> Option<Place> {
         let fd = self.descriptor.peek()?;
-        let here = status(fd.as_fd(), StatxFlags::BASIC_STATS | StatxFlags::BTIME).ok()?;
-        if here.stx_nlink == 0 {
+        let here = Status::with_birth(fd.as_fd()).ok()?;
+        if here.links == 0 {
             self.pin();
             return None;
         }
         let path = self.host.path_below_root(fd.as_fd()).ok()?;
         let there = self.host.node_at(&path).ok()?;
-        let there = status(there.as_fd(), StatxFlags::BASIC_STATS).ok()?;
-        (id_of(&there) == self.id).then(|| Place { path, birth: birth(&here) })
+        let there = Status::of(there.as_fd()).ok()?;
+        (there.id == self.id).then_some(Place { path, birth: here.born })
     }
-}
-
-/// The status of an open file on the host.
-#[inline]
-pub(super) fn status(fd: BorrowedFd<'_>, wanted: StatxFlags) -> Result<Statx, Errno> {
-    Ok(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted)?)
 }
 
 /// The identity of the file `name` in `dir`, a symbolic link's own.
 pub(super) fn id_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<FileId, Errno> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    Ok(id_of(&rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?))
+    Ok(Status::at(dir, name)?.0.id)
 }

@@ -1,10 +1,10 @@
 //! Opening and creating regular files, and the I/O on open ones.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use rustix::fs::{Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::Passthrough;
 use super::create::{Fresh, STORED_FILE, undo};
@@ -25,6 +25,8 @@ use crate::wire::{OpenFlags, Qid};
 /// An open file, whose descriptor may be closed while it is not used.
 pub(super) struct OpenFile {
     descriptor: Descriptor,
+    /// Whether the inode's descriptor stands in for this one: a file that was created has one for both.
+    shared: AtomicBool,
     /// The file, for what its open descriptor does not allow.
     pub(super) inode: Arc<Inode>,
     access: u32,
@@ -41,8 +43,18 @@ impl OpenFile {
     fn new(fd: OwnedFd, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
         let listed = inode.host.pool.opened();
         inode.io_open.fetch_add(1, Ordering::Release);
+        OpenFile::with(Descriptor::new(fd, !listed), inode, access, flags)
+    }
+
+    /// A file that was created by opening the descriptor of `inode`, which counts it already.
+    fn created(inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
+        OpenFile::with(Descriptor::closed(inode.is_fixed()), inode, access, flags)
+    }
+
+    fn with(descriptor: Descriptor, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
         let file = Arc::new(OpenFile {
-            descriptor: Descriptor::new(fd, !listed),
+            shared: AtomicBool::new(!descriptor.is_open()),
+            descriptor,
             inode: inode.clone(),
             access,
             flags: flags.difference(OFlags::TRUNC | OFlags::CREATE | OFlags::EXCL),
@@ -51,7 +63,7 @@ impl OpenFile {
             stream: Mutex::default(),
             locks: Mutex::default(),
         });
-        if listed {
+        if !file.descriptor.is_fixed() {
             let weak: Weak<OpenFile> = Arc::downgrade(&file);
             inode.host.pool.list(weak);
         }
@@ -61,10 +73,19 @@ impl OpenFile {
     /// The descriptor, opened again if it was closed.
     #[inline]
     pub(super) fn fd(&self) -> Result<InUse<'_>, Errno> {
-        match self.descriptor.acquire() {
+        match self.acquire() {
             Some(fd) => Ok(fd),
             None => self.open_again(),
         }
+    }
+
+    #[inline]
+    fn acquire(&self) -> Option<InUse<'_>> {
+        if !self.shared.load(Ordering::Acquire) {
+            return self.descriptor.acquire();
+        }
+        // It may have been closed, and opened again as a mere `O_PATH` one, before this use of it was counted.
+        self.inode.acquire().filter(|_| self.shared.load(Ordering::Acquire))
     }
 
     #[cold]
@@ -73,7 +94,7 @@ impl OpenFile {
         loop {
             host.pool.make_room();
             let opening = lock(&self.openings);
-            if !self.descriptor.is_open() {
+            if !self.shared.load(Ordering::Acquire) && !self.descriptor.is_open() {
                 let path = self.inode.fd()?;
                 let fd = host.as_process(|| host.proc_fds.reopen(path.as_fd(), self.flags))?;
                 self.inode.io_open.fetch_add(1, Ordering::Release);
@@ -83,7 +104,7 @@ impl OpenFile {
             }
             drop(opening);
             // Another thread in need may have closed it at once.
-            if let Some(fd) = self.descriptor.acquire() {
+            if let Some(fd) = self.acquire() {
                 return Ok(fd);
             }
         }
@@ -128,14 +149,18 @@ impl OpenFile {
 
 impl Reclaim for OpenFile {
     fn was_used(&self) -> bool {
-        self.descriptor.was_used()
+        if self.shared.load(Ordering::Acquire) { self.inode.was_used_for_io() } else { self.descriptor.was_used() }
     }
 
     fn reclaim(self: Arc<Self>) -> bool {
         let Ok(_opening) = self.openings.try_lock() else { return false };
         // The file's own descriptor is open, since this one is.
-        if !self.descriptor.is_open() || !self.inode.host.as_process(|| self.can_open_again()) {
+        let shared = self.shared.load(Ordering::Acquire);
+        if !(shared || self.descriptor.is_open()) || !self.inode.host.as_process(|| self.can_open_again()) {
             return false;
+        }
+        if shared {
+            return self.inode.close(1, || self.shared.store(false, Ordering::Release));
         }
         let Some(fd) = self.descriptor.close() else { return false };
         self.inode.io_open.fetch_sub(1, Ordering::Release);
@@ -147,10 +172,17 @@ impl Reclaim for OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if self.descriptor.is_open() {
-            self.inode.io_open.fetch_sub(1, Ordering::Release);
+        if *self.shared.get_mut() {
+            if Arc::strong_count(&self.inode) > 1 {
+                // Somebody else still knows the file, which must not stay open for writing.
+                self.inode.end_io();
+            }
+        } else if self.descriptor.is_open() {
             self.inode.host.pool.closed();
+        } else {
+            return;
         }
+        self.inode.io_open.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -204,7 +236,7 @@ impl Passthrough {
             }
             result => result,
         }?;
-        let qid = self.qid_of(&self.host.seen_status(fd.as_fd(), StatxFlags::BASIC_STATS)?);
+        let qid = self.qid_of(&self.host.seen_status(fd.as_fd())?);
         Ok((OpenFile::new(fd, inode, flags.access(), host), qid))
     }
 
@@ -239,11 +271,9 @@ impl Passthrough {
             match created {
                 Ok(fd) => {
                     let (inode, qid) = self
-                        .host
-                        .with_room(|| self.host.proc_fds.reopen(fd.as_fd(), OFlags::PATH))
-                        .and_then(|path| self.settle(path, Fresh::regular(mode, owner)))
+                        .settle(fd, Fresh::regular(mode, owner), 1)
                         .inspect_err(|_| undo(dir.as_fd(), name, false))?;
-                    let file = OpenFile::new(fd, &inode, flags.access(), host.difference(OFlags::NOFOLLOW));
+                    let file = OpenFile::created(&inode, flags.access(), host.difference(OFlags::NOFOLLOW));
                     return Ok((inode, file, qid));
                 }
                 Err(Errno::EEXIST) if !flags.contains(OpenFlags::EXCL) => {

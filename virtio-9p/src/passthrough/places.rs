@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use super::host::Host;
-use super::node::{FileId, Inode, id_at};
+use super::node::{Inode, id_at};
+use super::status::FileId;
 use crate::errno::Errno;
 use crate::name::Name;
 

@@ -1,6 +1,7 @@
 //! Serving more files than the process may have descriptors.
 //!
-//! A fid needs an `O_PATH` descriptor, an open one a second for I/O. When the budget is spent, those that were not used for
+//! A fid needs an `O_PATH` descriptor, an open one a second for I/O; one that created its file uses the same for both, until
+//! it is clunked while another fid knows the file, or until it is closed here. When the budget is spent, those that were not used for
 //! longest are closed and opened again when they are needed.
 //!
 //! **Who counts.** Every descriptor of nodes, open files and lock owners counts; [`Pool::make_room`] is called before one is

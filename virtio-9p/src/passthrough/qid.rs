@@ -1,9 +1,9 @@
 //! From host inodes to qids.
 
-use rustix::fs::{FileType, Statx};
+use rustix::fs::FileType;
 
 use super::Passthrough;
-use super::node::{FileId, id_of};
+use super::status::{FileId, Status};
 use crate::wire::{Qid, QidType};
 
 /// A bijection of 64-bit words that spreads every bit over all (the finaliser of SplitMix64).
@@ -14,10 +14,10 @@ fn spread(mut word: u64) -> u64 {
 }
 
 /// A number that changes when the times or the size do, and is never 0.
-fn version(status: &Statx) -> u32 {
-    let mut mix = status.stx_size;
-    for time in [status.stx_mtime, status.stx_ctime] {
-        mix = spread(mix ^ time.tv_sec.cast_unsigned()).wrapping_add(u64::from(time.tv_nsec));
+fn version(status: &Status) -> u32 {
+    let mut mix = status.size;
+    for time in [status.modified, status.changed] {
+        mix = spread(mix ^ time.seconds).wrapping_add(time.nanoseconds);
     }
     let mix = spread(mix);
     let folded = u32::try_from((mix ^ (mix >> 32)) & u64::from(u32::MAX)).unwrap_or(1);
@@ -36,13 +36,13 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn qid_of(&self, status: &Statx) -> Qid {
-        let kind = match FileType::from_raw_mode(u32::from(status.stx_mode)) {
+    pub(super) fn qid_of(&self, status: &Status) -> Qid {
+        let kind = match status.kind() {
             FileType::Directory => QidType::DIRECTORY,
             FileType::Symlink => QidType::SYMLINK,
             _ => QidType::FILE,
         };
-        Qid { kind, version: version(status), path: self.qid_path(id_of(status)) }
+        Qid { kind, version: version(status), path: self.qid_path(status.id) }
     }
 }
 

@@ -60,10 +60,15 @@ pub(super) fn read(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Resu
         let rest = data.slice(done, usize::MAX);
         let (vectors, asked) = rest.vectors(&mut room);
         let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
         let moved = retry(|| {
             // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, at, 0) })
+            counted(unsafe {
+                match vectors {
+                    // The kernel has less to fetch and to check.
+                    [only] => libc::pread(fd.as_raw_fd(), only.iov_base, only.iov_len, at),
+                    _ => libc::preadv(fd.as_raw_fd(), vectors.as_ptr(), vector_count(vectors), at),
+                }
+            })
         })?;
         Ok((moved, asked))
     })
@@ -76,10 +81,15 @@ pub(super) fn write(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Res
         let rest = data.slice(done, usize::MAX);
         let (vectors, asked) = rest.vectors(&mut room);
         let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
         let moved = retry(|| {
             // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::pwritev2(fd.as_raw_fd(), vectors.as_ptr(), count, at, 0) })
+            counted(unsafe {
+                match vectors {
+                    // The kernel has less to fetch and to check.
+                    [only] => libc::pwrite(fd.as_raw_fd(), only.iov_base, only.iov_len, at),
+                    _ => libc::pwritev(fd.as_raw_fd(), vectors.as_ptr(), vector_count(vectors), at),
+                }
+            })
         })?;
         Ok((moved, asked))
     })
