@@ -24,6 +24,7 @@ pub struct NoSlot(String);
 pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoSlot> {
     let iommu = config.iommu.as_ref().map(|iommu| IommuDevice {
         socket: iommu.socket.clone(),
+        transport: iommu.transport,
         at: iommu.at,
         window: ByteSize::from_bytes(iommu.window.window_bytes()),
     });
@@ -36,7 +37,13 @@ pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoS
             || (FIRST_FREE_SLOT..SLOTS).filter_map(|slot| Bdf::new(0, slot, 0).ok()).find(|slot| !taken.contains(slot));
         let at = share.endpoint.or_else(free).ok_or_else(|| NoSlot(share.tag.to_string()))?;
         taken.push(at);
-        shares.push(ShareDevice { socket, tag: share.tag.clone(), at, iommu: share.iommu });
+        shares.push(ShareDevice {
+            socket,
+            transport: share.transport.unwrap_or_default(),
+            tag: share.tag.clone(),
+            at,
+            iommu: share.iommu,
+        });
     }
     Ok(QemuAttachment { iommu, shares, memory_mib, viot_file: None })
 }

@@ -14,10 +14,10 @@ use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
 use crate::listen::{self, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
-use crate::supervisor::{Port, StopHandle, Supervisor};
-use crate::transport::Device;
+use crate::supervisor::{Port, Protocol, StopHandle, Supervisor};
 use crate::transport::socket::{BindError, BoundSocket};
 use crate::transport::vhost_user::RingWindow;
+use crate::transport::{Device, TransportKind};
 
 /// Why the daemon did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Daemon {
         if let Some(wanted) = &config.iommu {
             let core = Arc::new(Iommu::new(wanted.window, wanted.boot_bypass)?);
             let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone(), config.poll));
-            ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, None)?);
+            ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, protocol(wanted.transport, None))?);
             iommu = Some(core);
         }
         let mut shares = Vec::new();
@@ -92,7 +92,8 @@ impl Daemon {
             let Some(socket) = &wanted.socket else { continue };
             let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
             let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
-            ports.push(Port::new(device.clone(), BoundSocket::open(socket)?, window)?);
+            let protocol = protocol(wanted.transport.unwrap_or_default(), window);
+            ports.push(Port::new(device.clone(), BoundSocket::open(socket)?, protocol)?);
             shares.push((wanted.tag.clone(), device));
         }
         // The modes of new files are the guest's to choose.
@@ -206,6 +207,14 @@ fn server_options(wanted: &ShareConfig) -> Options {
     options.max_xattr_bytes = limits.max_xattr_bytes;
     options.max_parked_locks = limits.max_parked_locks;
     options
+}
+
+/// What is spoken over `transport` for a device whose rings must lie in `window`, where the VMM sees ring addresses.
+fn protocol(transport: TransportKind, window: Option<RingWindow>) -> Protocol {
+    match transport {
+        TransportKind::VhostUser => Protocol::VhostUser(window),
+        TransportKind::VfioUser => Protocol::VfioUser,
+    }
 }
 
 /// Where the rings of a share behind `iommu` can lie.

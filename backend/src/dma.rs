@@ -105,10 +105,10 @@ impl Window<'_> {
     fn resolve(&self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64), DmaFault> {
         let not_ram = DmaFault { address, access, reason: DmaFaultReason::NotRam };
         match &self.table {
-            None => self.ram.resolve(address, len).ok_or(not_ram),
+            None => self.ram.resolve(address, len, access).ok_or(not_ram),
             Some((epoch, _)) => {
                 let run = epoch.translate(Iova(address), len, access)?;
-                self.ram.resolve(run.real.0, run.len).ok_or(not_ram)
+                self.ram.resolve(run.real.0, run.len, access).ok_or(not_ram)
             }
         }
     }
@@ -122,7 +122,7 @@ impl Window<'_> {
         if self.table.is_some() || len == 0 {
             return None;
         }
-        let (host, run) = self.ram.resolve(address, len)?;
+        let (host, run) = self.ram.resolve(address, len, access)?;
         fetch(host);
         let last = host.wrapping_add(host_len(run.min(CACHE_LINE) - 1));
         if last.addr() / host_len(CACHE_LINE) != host.addr() / host_len(CACHE_LINE) {
@@ -134,7 +134,7 @@ impl Window<'_> {
     /// Host address of `[address, address + len)` if that is one piece of RAM and translation has no say in it.
     #[must_use]
     pub fn contiguous(&self, address: u64, len: u64) -> Option<*mut u8> {
-        match self.ram.resolve(address, len)? {
+        match self.ram.resolve(address, len, Access::Write)? {
             (host, run) if run == len && self.table.is_none() => Some(host),
             _ => None,
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   VMM ──vhost-user──> transport ──> device::iommu ──> iommu-calgary (tables)
-//!                                 └─> device::share ──> virtio-9p (files)
+//!       └─vfio-user──┘            └─> device::share ──> virtio-9p (files)
 //!                                        └── ring, dma: every access through the endpoint's TCEs
 //! ```
 //!

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use iommu_calgary::Access;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "addresses are taken for sizes: 64-bit hosts only");
@@ -21,6 +22,7 @@ struct Region {
     gpa: u64,
     len: u64,
     host: *mut u8,
+    writable: bool,
     _owner: Arc<MmapRegion>,
 }
 
@@ -49,21 +51,35 @@ impl GuestRam {
             .iter()
             .map(|region| {
                 let mapping = region.get_mmap();
-                Region { gpa: region.start_addr().0, len: region.len(), host: mapping.as_ptr(), _owner: mapping }
+                let (gpa, len, host) = (region.start_addr().0, region.len(), mapping.as_ptr());
+                Region { gpa, len, host, writable: true, _owner: mapping }
             })
             .collect();
         regions.sort_by_key(|region| region.gpa);
         Arc::new(Self { regions })
     }
 
+    /// A snapshot of `sections`, given in ascending order: guest-physical address, memory, and whether it may be written.
+    #[must_use]
+    pub fn from_sections(sections: impl Iterator<Item = (u64, Arc<MmapRegion>, bool)>) -> Arc<Self> {
+        let region = |(gpa, mapping, writable): (u64, Arc<MmapRegion>, bool)| {
+            let (len, host) = (mapping.size() as u64, mapping.as_ptr());
+            Region { gpa, len, host, writable, _owner: mapping }
+        };
+        Arc::new(Self { regions: sections.map(region).collect() })
+    }
+
     /// The host address of guest-physical `gpa`, and how many bytes (at most `len`) lie contiguously behind it;
-    /// `None` if `gpa` is not RAM. `len` must not be 0.
+    /// `None` if `gpa` is not RAM that allows `access`. `len` must not be 0.
     #[inline]
     #[must_use]
-    pub fn resolve(&self, gpa: u64, len: u64) -> Option<(*mut u8, u64)> {
+    pub fn resolve(&self, gpa: u64, len: u64, access: Access) -> Option<(*mut u8, u64)> {
         for region in &self.regions {
             let offset = gpa.wrapping_sub(region.gpa);
             if offset < region.len {
+                if access == Access::Write && !region.writable {
+                    return None;
+                }
                 // SAFETY: `offset` is below the region's length, so the result stays inside one mapping.
                 let host = unsafe { region.host.add(host_len(offset)) };
                 return Some((host, len.min(region.len - offset)));

@@ -15,16 +15,16 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use log::{error, info, warn};
 use rustix::io::Errno;
 use vhost::vhost_user::{Error as VhostError, Listener};
-use vhost_user_backend::{Error as BackendError, ShutdownHandle, VhostUserDaemon};
+use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::service_manager;
-use crate::transport::Device;
 use crate::transport::socket::BoundSocket;
 use crate::transport::vhost_user::{Connection, RingWindow};
+use crate::transport::{Device, vfio_user};
 
 mod signals;
 
@@ -66,34 +66,52 @@ impl PortEvent {
     }
 }
 
+/// What is spoken on a socket.
+pub enum Protocol {
+    /// vhost-user. If the device's rings are at IOVAs, where they must lie.
+    VhostUser(Option<RingWindow>),
+    /// vfio-user.
+    VfioUser,
+}
+
+impl Protocol {
+    /// Whether a front end that lost its connection can come back to the device it had.
+    fn can_reconnect(&self) -> bool {
+        matches!(self, Self::VhostUser(_))
+    }
+}
+
 /// A device and the socket that a front end reaches it by.
 pub struct Port {
     device: Arc<dyn Device>,
     socket: BoundSocket,
-    /// Where the device's rings must lie, if they are at IOVAs.
-    window: Option<RingWindow>,
+    protocol: Protocol,
     ended: EventFd,
     linger: TimerFd,
     running: Option<Running>,
 }
 
+/// What ends a connection, and what serves it until then.
+type Accepted = (Box<dyn Fn() + Send>, Box<dyn FnOnce() + Send>);
+
 /// A connected front end.
 struct Running {
-    shutdown: ShutdownHandle,
+    /// Makes the connection's thread come to its end.
+    end: Box<dyn Fn() + Send>,
     thread: JoinHandle<()>,
     done: Receiver<()>,
 }
 
 impl Port {
-    /// A port that listens on `socket` for `device`. With `window`, the device's rings are at IOVAs.
+    /// A port that listens on `socket` for front ends of `device` that speak `protocol`.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new(device: Arc<dyn Device>, socket: BoundSocket, window: Option<RingWindow>) -> io::Result<Self> {
+    pub fn new(device: Arc<dyn Device>, socket: BoundSocket, protocol: Protocol) -> io::Result<Self> {
         Ok(Self {
             device,
             socket,
-            window,
+            protocol,
             ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             linger: TimerFd::new().map_err(|cause| io::Error::from_raw_os_error(cause.errno()))?,
             running: None,
@@ -106,7 +124,24 @@ impl Port {
 
     /// Accepts the front end that waits on the socket and serves it on threads of its own.
     fn accept(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let connection = Connection::new(self.device.clone(), self.window.clone());
+        let (end, serve) = match &self.protocol {
+            Protocol::VhostUser(window) => self.accept_vhost_user(window.clone())?,
+            Protocol::VfioUser => self.accept_vfio_user()?,
+        };
+        let ended = self.ended.try_clone()?;
+        let (done_sender, done) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
+            serve();
+            let _ = ended.write(1);
+            let _ = done_sender.send(());
+        })?;
+        self.running = Some(Running { end, thread, done });
+        info!("{}: a front end has connected to {}", self.name(), self.socket.path().display());
+        Ok(())
+    }
+
+    fn accept_vhost_user(&self, window: Option<RingWindow>) -> Result<Accepted, Box<dyn std::error::Error>> {
+        let connection = Connection::new(self.device.clone(), window);
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
         let mut daemon = VhostUserDaemon::new(self.name().to_owned(), connection.clone(), memory)
             .map_err(|cause| cause.to_string())?;
@@ -118,27 +153,31 @@ impl Port {
         let mut listener = Listener::from(self.socket.listener()?);
         daemon.start(&mut listener).map_err(|cause| cause.to_string())?;
         let shutdown = daemon.shutdown_handle().ok_or("the connection ended at once")?;
-        let ended = self.ended.try_clone()?;
         let name = self.name().to_owned();
-        let (done_sender, done) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
+        let serve = move || {
             log_end(&name, daemon.wait(), &connection);
             connection.close();
             // Joins the worker: after it nothing serves a queue, and the device can let go of guest memory.
             drop(daemon);
             connection.forget_memory();
-            let _ = ended.write(1);
-            let _ = done_sender.send(());
-        })?;
-        self.running = Some(Running { shutdown, thread, done });
-        info!("{}: a front end has connected to {}", self.name(), self.socket.path().display());
-        Ok(())
+        };
+        Ok((Box::new(move || shutdown.shutdown()), Box::new(serve)))
+    }
+
+    fn accept_vfio_user(&self) -> Result<Accepted, Box<dyn std::error::Error>> {
+        let listener = self.socket.listener()?;
+        // A client that has given up again must not make the supervisor wait for the next one.
+        listener.set_nonblocking(true)?;
+        let (stream, _) = listener.accept()?;
+        let connection = vfio_user::Connection::new(self.device.clone(), stream)?;
+        let ender = connection.ender();
+        Ok((Box::new(move || ender.end()), Box::new(move || connection.run())))
     }
 
     /// Ends the connection, if there is one, and waits for it within reason.
     fn close(&mut self) {
         let Some(running) = self.running.take() else { return };
-        running.shutdown.shutdown();
+        (running.end)();
         if running.done.recv_timeout(STOP_LIMIT).is_ok() {
             let _ = running.thread.join();
         } else {
@@ -247,7 +286,9 @@ impl Supervisor {
                 if let Some(running) = port.running.take() {
                     let _ = running.thread.join();
                 }
-                let _ = port.linger.reset(LINGER, None);
+                if port.protocol.can_reconnect() {
+                    let _ = port.linger.reset(LINGER, None);
+                }
                 watch(ops.add(listening));
             }
             PortEvent::Lingered => {

@@ -33,8 +33,10 @@ pub mod iommu;
 pub mod ninep;
 pub mod pci;
 mod size;
+mod transport;
 pub mod viot;
 pub mod virtio;
 
 pub use size::{ByteSize, ByteSizeError};
+pub use transport::TransportKind;
 pub use zerocopy;

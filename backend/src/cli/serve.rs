@@ -12,8 +12,9 @@ use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
 use crate::service_manager;
 use crate::supervisor::block_signals;
+use crate::transport::TransportKind;
 
-/// Serve devices on vhost-user sockets until SIGTERM or SIGINT.
+/// Serve devices on vhost-user or vfio-user sockets until SIGTERM or SIGINT.
 ///
 /// Each socket takes one VMM at a time and listens again when it leaves. SIGUSR1 writes the counters to the log.
 #[derive(Debug, clap::Args)]
@@ -45,12 +46,22 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_name = "SOCKET")]
     pub(super) iommu: Option<PathBuf>,
 
+    /// What VMMs speak on the sockets, unless a share or --iommu-transport says otherwise: vhost-user (the VMM has the
+    /// device and hands its queues over) or vfio-user (the daemon has the whole PCI function).
+    #[arg(long, value_name = "PROTOCOL", default_value_t)]
+    pub(super) transport: TransportKind,
+
+    /// What the VMM speaks on the IOMMU's socket.
+    #[arg(long, value_name = "PROTOCOL", requires = "iommu")]
+    pub(super) iommu_transport: Option<TransportKind>,
+
     /// PCI address at which the VMM places the IOMMU.
     #[arg(long, value_name = "BB:DD.F", default_value = "00:05.0")]
     pub(super) iommu_at: Bdf,
 
-    /// IOVA space of each domain, from 0: 32M, 64M, 128M, 256M, 512M, 1G, 2G or 4G. It must lie inside the guest's RAM
-    /// below 4 GiB, because a VMM takes ring addresses for RAM addresses.
+    /// IOVA space of each domain, from 0: 32M, 64M, 128M, 256M, 512M, 1G, 2G or 4G. With a
+    /// vhost-user share behind the IOMMU it must lie inside the guest's RAM below 4 GiB, because such a VMM takes ring
+    /// addresses for RAM addresses.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_window)]
     pub(super) window: TableSize,
 
@@ -67,8 +78,9 @@ pub(super) struct DeviceArgs {
 
     /// Serve a folder. May repeat. A comma within a value is doubled.
     ///
-    /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket, endpoint (the device's PCI
-    /// address BB:DD.F; required behind the IOMMU), iommu=on|off (on if an endpoint is given), readonly.
+    /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
+    /// transport=vhost-user|vfio-user [--transport], endpoint (the device's PCI address BB:DD.F; required behind the
+    /// IOMMU), iommu=on|off (on if an endpoint is given), readonly.
     ///
     /// Without a VMM: listen=unix:PATH or listen=tcp:ADDRESS:PORT serves the same folder to other 9P clients, such as
     /// Linux's trans=unix and trans=tcp; may repeat, and needs no socket=. 9P has no authentication: whoever can connect
@@ -95,11 +107,16 @@ impl DeviceArgs {
     pub(super) fn config(&self) -> ServeConfig {
         let iommu = self.iommu.clone().map(|socket| IommuConfig {
             socket,
+            transport: self.iommu_transport.unwrap_or(self.transport),
             at: self.iommu_at,
             window: self.window,
             boot_bypass: self.boot_bypass,
         });
-        ServeConfig { iommu, shares: self.shares.clone(), poll: self.poll }
+        let mut shares = self.shares.clone();
+        for share in &mut shares {
+            share.transport.get_or_insert(self.transport);
+        }
+        ServeConfig { iommu, shares, poll: self.poll }
     }
 }
 
@@ -113,14 +130,15 @@ pub(super) fn serve(config: &ServeConfig) -> Result<(), Failure> {
     block_signals().map_err(|cause| Failure::Runtime(format!("cannot block signals: {cause}")))?;
     let daemon = Daemon::start(config, Signals::Handle).map_err(|cause| Failure::Usage(cause.to_string()))?;
     if let Some(iommu) = &config.iommu {
-        info!("iommu: listening on {}", iommu.socket.display());
+        info!("iommu: {} on {}", iommu.transport, iommu.socket.display());
     }
     for share in &config.shares {
         let Some(socket) = &share.socket else { continue };
         info!(
-            "share {}: {} on {}, {}",
+            "share {}: {} over {} on {}, {}",
             share.tag,
             share.path.display(),
+            share.transport.unwrap_or_default(),
             socket.display(),
             if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }
         );

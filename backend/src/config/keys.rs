@@ -9,9 +9,10 @@ use virtio_9p::limits::{MAX_MSIZE, MIN_DESCRIPTORS, MIN_MSIZE};
 use super::share::{ShareConfig, ShareIdentity, ShareLimits};
 use super::values;
 use crate::listen::ListenAddress;
+use crate::transport::TransportKind;
 
 /// What [`ShareKeys::set`] knows.
-const KNOWN: &str = "tag, path, socket, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
+const KNOWN: &str = "tag, path, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
                      per-user, msize, max-fids, max-descriptors, max-xattr-bytes and max-parked-locks";
 
 /// A share on its way from `key = value` pairs to a [`ShareConfig`].
@@ -31,6 +32,7 @@ pub struct ShareKeys {
     tag: Option<MountTag>,
     path: Option<PathBuf>,
     socket: Option<PathBuf>,
+    transport: Option<TransportKind>,
     listen: Vec<ListenAddress>,
     allow_remote: bool,
     endpoint: Option<Bdf>,
@@ -56,6 +58,7 @@ impl ShareKeys {
             "tag" => self.tag = Some(needed()?.parse::<MountTag>().map_err(|cause| cause.to_string())?),
             "path" => self.path = Some(PathBuf::from(needed()?)),
             "socket" => self.socket = Some(PathBuf::from(needed()?)),
+            "transport" => self.transport = Some(needed()?.parse()?),
             "listen" => self.listen.push(needed()?.parse()?),
             "allow-remote" => self.allow_remote = switch()?,
             "endpoint" => self.endpoint = Some(needed()?.parse::<Bdf>().map_err(|cause| cause.to_string())?),
@@ -101,6 +104,7 @@ impl ShareKeys {
             tag,
             path,
             socket: self.socket,
+            transport: self.transport,
             listen: self.listen,
             allow_remote: self.allow_remote,
             iommu: self.iommu.unwrap_or(self.endpoint.is_some()),

@@ -10,6 +10,7 @@ use iommu_calgary::TableSize;
 
 use crate::device::PollPolicy;
 use crate::listen::ListenAddress;
+use crate::transport::TransportKind;
 
 mod keys;
 mod share;
@@ -34,6 +35,8 @@ pub struct ServeConfig {
 pub struct IommuConfig {
     /// Socket that the VMM connects to.
     pub socket: PathBuf,
+    /// What is spoken there.
+    pub transport: TransportKind,
     /// Where the VMM places the device.
     pub at: Bdf,
     /// IOVA space of each domain.
@@ -195,6 +198,7 @@ mod tests {
     fn serving(shares: &[&str]) -> ServeConfig {
         let iommu = IommuConfig {
             socket: "/run/i".into(),
+            transport: TransportKind::default(),
             at: "00:05.0".parse().unwrap(),
             window: parse_window("256M").unwrap(),
             boot_bypass: false,

@@ -7,6 +7,7 @@ use frontend_spec::pci::Bdf;
 use virtio_9p::{IdRange, Security, limits};
 
 use crate::listen::ListenAddress;
+use crate::transport::TransportKind;
 
 /// One folder: a virtio-9p device, a 9P server on stream sockets, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct ShareConfig {
     pub path: PathBuf,
     /// Socket that the VMM connects to, if it is a device.
     pub socket: Option<PathBuf>,
+    /// What is spoken there; `None` is vhost-user, or what the command line says for all.
+    pub transport: Option<TransportKind>,
     /// Stream addresses on which it is served to other clients.
     pub listen: Vec<ListenAddress>,
     /// Whether these may be reachable from other machines.
@@ -88,6 +91,7 @@ impl ShareConfig {
             tag,
             path: path.into(),
             socket: Some(socket.into()),
+            transport: None,
             listen: Vec::new(),
             allow_remote: false,
             endpoint: None,
@@ -96,6 +100,12 @@ impl ShareConfig {
             identity: ShareIdentity::default(),
             limits: ShareLimits::default(),
         }
+    }
+
+    /// The same over `transport`.
+    #[must_use]
+    pub fn over(self, transport: TransportKind) -> Self {
+        Self { transport: Some(transport), ..self }
     }
 
     /// The same behind the IOMMU if `iommu`, at the PCI address `endpoint`.

@@ -5,9 +5,12 @@
 //! the request in hand; [`Device::service`] is the data path and runs on one thread per device at a time.
 
 pub mod socket;
+pub mod vfio_user;
 pub mod vhost_user;
 
 use std::sync::Arc;
+
+pub use frontend_spec::TransportKind;
 
 use crate::memory::GuestRam;
 use crate::ring::RingLayout;

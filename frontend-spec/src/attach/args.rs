@@ -45,6 +45,20 @@ pub(super) fn qemu_escaped(value: &str) -> String {
     value.replace(',', ",,")
 }
 
+/// `value` as a JSON string, quotation marks included.
+pub(super) fn json_string(value: &str) -> String {
+    let mut text = String::from('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
+}
+
 fn shell_quoted(word: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -96,6 +110,12 @@ mod tests {
         let words: Vec<_> =
             String::from_utf8(output.stdout).unwrap().split_terminator('\0').map(str::to_owned).collect();
         assert_eq!(words, args.to_vec());
+    }
+
+    #[test]
+    fn a_json_string_keeps_every_character() {
+        assert_eq!(json_string("/run/a,b.sock"), r#""/run/a,b.sock""#);
+        assert_eq!(json_string("a\"b\\c\n"), r#""a\"b\\c\u000a""#);
     }
 
     #[test]

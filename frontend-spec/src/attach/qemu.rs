@@ -1,8 +1,9 @@
-//! The devices as QEMU's `vhost-user-test-device-pci` (QEMU 10.2 or later) on a q35 machine.
+//! The devices as QEMU's `vhost-user-test-device-pci` (QEMU 10.2 or later) or `vfio-user-pci` (QEMU 10.1 or later) on a
+//! q35 machine.
 
-use super::args::{QemuArgs, qemu_escaped};
+use super::args::{QemuArgs, json_string, qemu_escaped};
 use crate::{
-    ByteSize, iommu,
+    ByteSize, TransportKind, iommu,
     ninep::MountTag,
     pci::Bdf,
     viot::Viot,
@@ -31,12 +32,15 @@ const Q35_SPLIT_LOW_RAM: u64 = 0x8000_0000;
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 const MEMORY_ID: &str = "mem";
 const DEVICE: &str = "vhost-user-test-device-pci";
+const VFIO_USER_DEVICE: &str = "vfio-user-pci";
 
 /// The virtio-iommu of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuDevice {
     /// Socket on which the daemon serves it.
     pub socket: PathBuf,
+    /// What the daemon speaks there.
+    pub transport: TransportKind,
     /// Where the guest finds it.
     pub at: Bdf,
     /// Size of the IOVA window, which starts at 0.
@@ -48,6 +52,8 @@ pub struct IommuDevice {
 pub struct ShareDevice {
     /// Socket on which the daemon serves it.
     pub socket: PathBuf,
+    /// What the daemon speaks there.
+    pub transport: TransportKind,
     /// Name under which the guest mounts it.
     pub tag: MountTag,
     /// Where the guest finds it.
@@ -67,6 +73,7 @@ pub struct ShareDevice {
 ///     iommu: None,
 ///     shares: vec![ShareDevice {
 ///         socket: "/run/home.sock".into(),
+///         transport: Default::default(),
 ///         tag: "home".parse().unwrap(),
 ///         at: "00:06.0".parse().unwrap(),
 ///         iommu: false,
@@ -118,7 +125,8 @@ pub enum AttachError {
     /// The IOVA window is not all guest RAM.
     #[error(
         "the IOVA window of {window} exceeds the guest's RAM below 4 GiB, {low_ram}; choose a window of at most that \
-         size or change the guest's RAM (a q35 machine puts all of it there up to 2815M, and 2G if it has more)"
+         size, change the guest's RAM (a q35 machine puts all of it there up to 2815M, and 2G if it has more), or use \
+         vfio-user for the shares behind the IOMMU"
     )]
     Window {
         /// The window.
@@ -179,7 +187,8 @@ impl QemuAttachment {
                 queue_size: IOMMU_QUEUE_SIZE,
                 config_size: iommu::Config::SIZE,
             };
-            attach(&mut args, "viommu", &device.socket, device.at, false, &shape)?;
+            let place = Place { socket: &device.socket, at: device.at, transport: device.transport };
+            attach(&mut args, "viommu", &place, false, &shape)?;
         }
         for (index, share) in self.shares.iter().enumerate() {
             let shape = Shape {
@@ -188,7 +197,8 @@ impl QemuAttachment {
                 queue_size: NINEP_QUEUE_SIZE,
                 config_size: share.tag.config_size(),
             };
-            attach(&mut args, &format!("share{index}"), &share.socket, share.at, share.iommu, &shape)?;
+            let place = Place { socket: &share.socket, at: share.at, transport: share.transport };
+            attach(&mut args, &format!("share{index}"), &place, share.iommu, &shape)?;
         }
         Ok(args)
     }
@@ -245,9 +255,11 @@ impl QemuAttachment {
         if self.viot_file.is_none() {
             return Err(AttachError::NoViot(share.tag.clone()));
         }
-        // QEMU takes a translated device's ring addresses for guest RAM, so every IOVA must be an address of RAM too.
+        // With vhost-user QEMU takes a translated device's ring addresses for guest RAM, so every IOVA must be an address of
+        // RAM too.
         let low_ram = q35_low_ram(ram);
-        if device.window > low_ram {
+        let vhost_user = self.translated().any(|share| share.transport == TransportKind::VhostUser);
+        if vhost_user && device.window > low_ram {
             return Err(AttachError::Window { window: device.window, low_ram });
         }
         Ok(())
@@ -262,36 +274,57 @@ struct Shape {
     config_size: usize,
 }
 
+/// How QEMU reaches a device, and where the guest does.
+struct Place<'a> {
+    socket: &'a Path,
+    at: Bdf,
+    transport: TransportKind,
+}
+
 fn attach(
     args: &mut QemuArgs,
     chardev: &str,
-    socket: &Path,
-    at: Bdf,
+    place: &Place<'_>,
     translated: bool,
     shape: &Shape,
 ) -> Result<(), AttachError> {
-    let path = escaped_path(socket)?;
-    if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-        return Err(AttachError::SocketPath(socket.to_owned()));
+    let path = plain_path(place.socket)?;
+    if place.socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        return Err(AttachError::SocketPath(place.socket.to_owned()));
     }
     let Shape { id, queues, queue_size, config_size } = shape;
-    let (slot, function) = (at.device(), at.function());
-    let platform = if translated { ",iommu_platform=on" } else { "" };
-    args.push("-chardev", format!("socket,id={chardev},path={path}"));
-    args.push(
-        "-device",
-        format!(
-            "{DEVICE},chardev={chardev},virtio-id={id},num_vqs={queues},vq_size={queue_size},\
-             config_size={config_size},addr={slot:02x}.{function}{platform}"
+    let (slot, function) = (place.at.device(), place.at.function());
+    match place.transport {
+        TransportKind::VhostUser => {
+            let platform = if translated { ",iommu_platform=on" } else { "" };
+            args.push("-chardev", format!("socket,id={chardev},path={}", qemu_escaped(path)));
+            args.push(
+                "-device",
+                format!(
+                    "{DEVICE},chardev={chardev},virtio-id={id},num_vqs={queues},vq_size={queue_size},\
+                     config_size={config_size},addr={slot:02x}.{function}{platform}"
+                ),
+            );
+        }
+        // All else is in the function that the daemon shows.
+        TransportKind::VfioUser => args.push(
+            "-device",
+            format!(
+                r#"{{"driver":"{VFIO_USER_DEVICE}","socket":{{"type":"unix","path":{}}},"addr":"{slot:02x}.{function}"}}"#,
+                json_string(path)
+            ),
         ),
-    );
+    }
     Ok(())
 }
 
 fn escaped_path(path: &Path) -> Result<String, AttachError> {
+    plain_path(path).map(qemu_escaped)
+}
+
+fn plain_path(path: &Path) -> Result<&str, AttachError> {
     path.to_str()
         .filter(|text| !text.is_empty() && !text.contains('\0'))
-        .map(qemu_escaped)
         .ok_or_else(|| AttachError::Path(path.to_owned()))
 }
 
@@ -304,13 +337,15 @@ mod tests {
     }
 
     fn share(tag: &str, at: &str, iommu: bool) -> ShareDevice {
-        ShareDevice { socket: format!("/run/{tag}.sock").into(), tag: tag.parse().unwrap(), at: bdf(at), iommu }
+        let socket = format!("/run/{tag}.sock").into();
+        ShareDevice { socket, transport: TransportKind::VhostUser, tag: tag.parse().unwrap(), at: bdf(at), iommu }
     }
 
     fn both() -> QemuAttachment {
         QemuAttachment {
             iommu: Some(IommuDevice {
                 socket: "/run/iommu.sock".into(),
+                transport: TransportKind::VhostUser,
                 at: bdf("00:05.0"),
                 window: "256M".parse().unwrap(),
             }),
@@ -346,6 +381,18 @@ mod tests {
             "vhost-user-test-device-pci,chardev=share1,virtio-id=9,num_vqs=1,vq_size=128,config_size=5,addr=10.0",
         ];
         assert_eq!(both().args().unwrap().to_vec(), expected);
+    }
+
+    #[test]
+    fn a_device_over_vfio_user_needs_its_socket_and_place_only() {
+        let mut attachment = both();
+        attachment.shares[0].transport = TransportKind::VfioUser;
+        attachment.shares[0].socket = r#"/run/a,"b".sock"#.into();
+        attachment.iommu.as_mut().unwrap().window = "4G".parse().unwrap();
+        let args = attachment.args().unwrap().to_vec();
+        let device = r#"{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/run/a,\"b\".sock"},"addr":"06.0"}"#;
+        assert_eq!(args[12..14], ["-device", device]);
+        assert!(args[11].contains("chardev=viommu"), "{args:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!  session    boot, pause, reboot, reconnect a whole guest        demo
 //!  iommu      virtio-iommu driver, IOVA allocator, mapper         ninep   9P2000.L client
 //!  queue      split virtqueue, driver side; hostile requests      dma     how buffers are mapped
-//!  transport  what carries a device: vhost_user, or qtest for those inside a QEMU
+//!  transport  what carries a device: vhost_user, or virtio_pci over vfio_user, or over qtest for those inside a QEMU
 //!  memory     guest RAM and its pages
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! transports. Start with [`Session::boot`], or join the parts by hand as it does.
 
 pub mod address;
+mod call;
 pub mod demo;
 pub mod dma;
 pub mod iommu;
@@ -22,7 +23,9 @@ pub mod qtest;
 pub mod queue;
 pub mod session;
 pub mod transport;
+pub mod vfio_user;
 pub mod vhost_user;
+pub mod virtio_pci;
 
 #[cfg(test)]
 mod fake;
@@ -37,4 +40,5 @@ pub use qtest::{QtestBus, QtestDevice};
 pub use queue::{RawExchange, RawReply, SplitQueue, VirtQueue, Waiting};
 pub use session::{GuestOptions, Paused, ROOT_FID, Session, SessionError, Share, ShareOptions};
 pub use transport::{Doorbell, Transport, TransportError};
+pub use vfio_user::VfioUserDevice;
 pub use vhost_user::{VhostUserDevice, VhostUserOptions};

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::queue::RingPlacement;
-use super::transport::{Doorbell, Transport, TransportError};
+use super::transport::{Doorbell, TransportError};
+use super::virtio_pci::{PciFunction, VirtioPci};
 
 /// Where BARs are placed: in the hole below 4 GiB, clear of what PC chip sets have there.
 const FIRST_BAR: u64 = 0xe000_0000;
@@ -152,101 +152,72 @@ fn width(bytes: u64) -> io::Result<char> {
     }
 }
 
-/// The configuration space of one PCI function on bus 0.
-#[derive(Clone, Copy, Debug)]
-struct Function {
+/// A PCI function on bus 0.
+#[derive(Clone, Debug)]
+pub struct QtestFunction {
+    bus: Arc<QtestBus>,
     device: u8,
 }
 
-impl Function {
-    fn select(self, register: u8) -> u32 {
+impl QtestFunction {
+    fn select(&self, register: u8) -> u32 {
         0x8000_0000 | u32::from(self.device) << 11 | u32::from(register & 0xfc)
     }
+}
 
-    fn read(self, bus: &QtestBus, register: u8) -> io::Result<u32> {
-        let mut line = bus.line();
+impl PciFunction for QtestFunction {
+    fn read_config(&self, register: u8) -> io::Result<u32> {
+        let mut line = self.bus.line();
         line.ask(format_args!("outl 0xcf8 {:#x}", self.select(register)))?;
         let value = line.ask_number(format_args!("inl 0xcfc"))?;
         Ok(u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX))
     }
 
-    fn read_byte(self, bus: &QtestBus, register: u8) -> io::Result<u8> {
-        Ok(self.read(bus, register)?.to_le_bytes()[usize::from(register & 3)])
-    }
-
-    fn write(self, bus: &QtestBus, register: u8, value: u32) -> io::Result<()> {
-        let mut line = bus.line();
+    fn write_config(&self, register: u8, value: u32) -> io::Result<()> {
+        let mut line = self.bus.line();
         line.ask(format_args!("outl 0xcf8 {:#x}", self.select(register)))?;
         line.ask(format_args!("outl 0xcfc {value:#x}")).map(drop)
     }
 
-    /// Give the memory BAR `index` an address, and return it.
-    fn place_bar(self, bus: &QtestBus, index: u8) -> io::Result<u64> {
+    fn place_bar(&self, index: u8) -> io::Result<u64> {
         let register = 0x10 + 4 * index;
-        self.write(bus, register, u32::MAX)?;
-        let mask = self.read(bus, register)?;
+        self.write_config(register, u32::MAX)?;
+        let mask = self.read_config(register)?;
         let size = u64::from(!(mask & !0xf)) + 1;
         let address = {
-            let mut line = bus.line();
+            let mut line = self.bus.line();
             let address = line.next_bar.next_multiple_of(size);
             line.next_bar = address + size;
             address
         };
         let low = u32::try_from(address).map_err(|_| io::Error::other("no room for a BAR below 4 GiB"))?;
-        self.write(bus, register, low)?;
+        self.write_config(register, low)?;
         if mask & 0x6 == 0x4 {
-            self.write(bus, register + 4, 0)?;
+            self.write_config(register + 4, 0)?;
         }
         Ok(address)
     }
+
+    fn read(&self, address: u64, bytes: u64) -> io::Result<u64> {
+        self.bus.read(address, bytes)
+    }
+
+    fn write(&self, address: u64, bytes: u64, value: u64) -> io::Result<()> {
+        self.bus.write(address, bytes, value)
+    }
+
+    fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.bus.read_bytes(address, buffer)
+    }
+
+    fn doorbell(&self, queue: u16, address: u64) -> io::Result<Arc<dyn Doorbell>> {
+        let command = format!("writew {address:#x} {queue:#x}\n").into_bytes();
+        Ok(Arc::new(QtestDoorbell { bus: Arc::clone(&self.bus), command }))
+    }
 }
-
-/// Register blocks of a virtio-pci device, as guest-physical addresses.
-#[derive(Clone, Copy, Debug, Default)]
-struct Blocks {
-    common: u64,
-    notify: u64,
-    notify_multiplier: u64,
-    device: u64,
-}
-
-/// Offsets in the common configuration block (virtio 1.2 §4.1.4.3).
-mod common {
-    pub(super) const DEVICE_FEATURE_SELECT: u64 = 0x00;
-    pub(super) const DEVICE_FEATURE: u64 = 0x04;
-    pub(super) const DRIVER_FEATURE_SELECT: u64 = 0x08;
-    pub(super) const DRIVER_FEATURE: u64 = 0x0c;
-    pub(super) const NUM_QUEUES: u64 = 0x12;
-    pub(super) const STATUS: u64 = 0x14;
-    pub(super) const QUEUE_SELECT: u64 = 0x16;
-    pub(super) const QUEUE_SIZE: u64 = 0x18;
-    pub(super) const QUEUE_ENABLE: u64 = 0x1c;
-    pub(super) const QUEUE_NOTIFY_OFF: u64 = 0x1e;
-    pub(super) const QUEUE_DESC: u64 = 0x20;
-    pub(super) const QUEUE_DRIVER: u64 = 0x28;
-    pub(super) const QUEUE_DEVICE: u64 = 0x30;
-}
-
-const STATUS_ACKNOWLEDGE: u64 = 1;
-const STATUS_DRIVER: u64 = 2;
-const STATUS_DRIVER_OK: u64 = 4;
-const STATUS_FEATURES_OK: u64 = 8;
-
-/// PCI vendor of virtio devices.
-const VIRTIO_VENDOR: u32 = 0x1af4;
-/// The PCI capability that a vendor defines for itself.
-const VENDOR_CAPABILITY: u8 = 0x09;
 
 /// A modern virtio-pci device on bus 0.
-#[derive(Debug)]
-pub struct QtestDevice {
-    bus: Arc<QtestBus>,
-    blocks: Blocks,
-    offered: u64,
-    negotiated: u64,
-    queues: usize,
-    running: bool,
-}
+pub type QtestDevice = VirtioPci<QtestFunction>;
 
 impl QtestDevice {
     /// Place and reset the device with PCI device number `device` (0 to 31).
@@ -255,173 +226,7 @@ impl QtestDevice {
     /// [`TransportError::Missing`] when there is no modern virtio device, [`TransportError::Message`] when QEMU does
     /// not answer.
     pub fn open(bus: &Arc<QtestBus>, device: u8) -> Result<Self, TransportError> {
-        let function = Function { device };
-        let blocks = message("finding a device", find_blocks(bus, function))?
-            .ok_or(TransportError::Missing("virtio 1.0 over PCI at this address"))?;
-        let mut device = Self { bus: Arc::clone(bus), blocks, offered: 0, negotiated: 0, queues: 0, running: false };
-        message("reading a device's features", device.begin())?;
-        Ok(device)
-    }
-
-    fn get(&self, offset: u64, bytes: u64) -> io::Result<u64> {
-        self.bus.read(self.blocks.common + offset, bytes)
-    }
-
-    fn set(&self, offset: u64, bytes: u64, value: u64) -> io::Result<()> {
-        self.bus.write(self.blocks.common + offset, bytes, value)
-    }
-
-    /// Reset, and come as far as the choice of features.
-    fn begin(&mut self) -> io::Result<()> {
-        self.running = false;
-        self.set(common::STATUS, 1, 0)?;
-        self.set(common::STATUS, 1, STATUS_ACKNOWLEDGE | STATUS_DRIVER)?;
-        self.offered = 0;
-        for half in [0, 1] {
-            self.set(common::DEVICE_FEATURE_SELECT, 4, half)?;
-            self.offered |= self.get(common::DEVICE_FEATURE, 4)? << (32 * half);
-        }
-        self.queues = usize::try_from(self.get(common::NUM_QUEUES, 2)?).unwrap_or(0);
-        Ok(())
-    }
-
-    fn accept(&mut self) -> io::Result<bool> {
-        for half in [0, 1] {
-            self.set(common::DRIVER_FEATURE_SELECT, 4, half)?;
-            self.set(common::DRIVER_FEATURE, 4, self.negotiated >> (32 * half) & 0xffff_ffff)?;
-        }
-        self.set(common::STATUS, 1, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK)?;
-        Ok(self.get(common::STATUS, 1)? & STATUS_FEATURES_OK != 0)
-    }
-
-    fn start(&mut self, index: usize, ring: &RingPlacement, size: u16) -> io::Result<QtestDoorbell> {
-        if !self.running && self.get(common::STATUS, 1)? & STATUS_FEATURES_OK == 0 {
-            // A stop reset the device.
-            self.begin()?;
-            self.accept()?;
-        }
-        self.set(common::QUEUE_SELECT, 2, index as u64)?;
-        self.set(common::QUEUE_SIZE, 2, u64::from(size))?;
-        for (offset, part) in [
-            (common::QUEUE_DESC, ring.descriptors),
-            (common::QUEUE_DRIVER, ring.available),
-            (common::QUEUE_DEVICE, ring.used),
-        ] {
-            self.set(offset, 4, part.device.0 & 0xffff_ffff)?;
-            self.set(offset + 4, 4, part.device.0 >> 32)?;
-        }
-        self.set(common::QUEUE_ENABLE, 2, 1)?;
-        let offset = self.get(common::QUEUE_NOTIFY_OFF, 2)?;
-        let status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK;
-        self.set(common::STATUS, 1, status)?;
-        self.running = true;
-        let address = self.blocks.notify + offset * self.blocks.notify_multiplier;
-        let command = format!("writew {address:#x} {index:#x}\n").into_bytes();
-        Ok(QtestDoorbell { bus: Arc::clone(&self.bus), command })
-    }
-}
-
-/// Find the blocks of a virtio device by its vendor capabilities, and give their BARs addresses.
-fn find_blocks(bus: &QtestBus, function: Function) -> io::Result<Option<Blocks>> {
-    if function.read(bus, 0)? & 0xffff != VIRTIO_VENDOR {
-        return Ok(None);
-    }
-    let mut bars = [None; 6];
-    let mut blocks = Blocks::default();
-    let mut at = function.read_byte(bus, 0x34)? & 0xfc;
-    // The list cannot be longer than the space it lies in.
-    for _ in 0..48 {
-        if at == 0 {
-            break;
-        }
-        if function.read_byte(bus, at)? == VENDOR_CAPABILITY {
-            let kind = function.read_byte(bus, at + 3)?;
-            let bar = function.read_byte(bus, at + 4)?;
-            let offset = u64::from(function.read(bus, at + 8)?);
-            if let (1..=4, Some(place)) = (kind, bars.get_mut(usize::from(bar))) {
-                let base = match *place {
-                    Some(base) => base,
-                    None => *place.insert(function.place_bar(bus, bar)?),
-                };
-                match kind {
-                    1 => blocks.common = base + offset,
-                    2 => {
-                        blocks.notify = base + offset;
-                        blocks.notify_multiplier = u64::from(function.read(bus, at + 16)?);
-                    }
-                    4 => blocks.device = base + offset,
-                    _ => {}
-                }
-            }
-        }
-        at = function.read_byte(bus, at + 1)? & 0xfc;
-    }
-    // Memory space and bus mastering on.
-    let command = function.read(bus, 4)? & 0xffff;
-    function.write(bus, 4, command | 0x6)?;
-    Ok((blocks.common != 0 && blocks.notify != 0).then_some(blocks))
-}
-
-impl Transport for QtestDevice {
-    fn offered(&self) -> u64 {
-        self.offered
-    }
-
-    fn negotiate(&mut self, wanted: u64) -> Result<u64, TransportError> {
-        self.negotiated = wanted & self.offered;
-        if message("choosing a device's features", self.accept())? {
-            Ok(self.negotiated)
-        } else {
-            Err(TransportError::Missing("this choice of features"))
-        }
-    }
-
-    fn queue_count(&self) -> usize {
-        self.queues
-    }
-
-    fn read_config(&mut self, offset: u32, buffer: &mut [u8]) -> Result<(), TransportError> {
-        message("reading a device's configuration", self.bus.read_bytes(self.blocks.device + u64::from(offset), buffer))
-    }
-
-    fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Result<(), TransportError> {
-        let start = self.blocks.device + u64::from(offset);
-        let mut each = bytes.iter().enumerate();
-        let written = each.try_for_each(|(at, byte)| self.bus.write(start + at as u64, 1, u64::from(*byte)));
-        message("writing a device's configuration", written)
-    }
-
-    /// PCI cannot start a ring anywhere but at its beginning: `base` must be 0.
-    fn start_queue(
-        &mut self,
-        index: usize,
-        ring: &RingPlacement,
-        size: u16,
-        base: u16,
-    ) -> Result<Arc<dyn Doorbell>, TransportError> {
-        if index >= self.queues {
-            return Err(TransportError::NoQueue { index, count: self.queues });
-        }
-        if base != 0 {
-            return Err(TransportError::Missing("a start in the middle of a ring, which PCI does not have"));
-        }
-        Ok(Arc::new(message("starting a queue", self.start(index, ring, size))?))
-    }
-
-    /// Resets the whole device, as a driver that leaves does; the answer is always 0.
-    fn stop_queue(&mut self, index: usize) -> Result<u16, TransportError> {
-        if index >= self.queues {
-            return Err(TransportError::NoQueue { index, count: self.queues });
-        }
-        self.running = false;
-        message("resetting a device", self.set(common::STATUS, 1, 0))?;
-        Ok(0)
-    }
-
-    /// A reset: the connection belongs to the machine, not to the device.
-    fn reconnect(&mut self) -> Result<(), TransportError> {
-        self.running = false;
-        message("resetting a device", self.set(common::STATUS, 1, 0))
+        Self::begin_with(QtestFunction { bus: Arc::clone(bus), device })
     }
 }
 
@@ -441,10 +246,6 @@ impl Doorbell for QtestDoorbell {
         std::thread::yield_now();
         Ok(false)
     }
-}
-
-fn message<T>(message: &'static str, result: io::Result<T>) -> Result<T, TransportError> {
-    result.map_err(|error| TransportError::Message { message, cause: error.to_string() })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! A whole guest: its memory, its IOMMU and its shares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use frontend_spec::TransportKind;
 
 use super::dma::{Direct, DmaError, DmaMapper};
 use super::iommu::{
@@ -9,7 +11,8 @@ use super::iommu::{
 };
 use super::memory::{GuestMemory, MemoryError};
 use super::ninep::{ClientOptions, LINUX_MAX_MSIZE, NONUNAME, NinepClient, NinepError, Qid};
-use super::transport::TransportError;
+use super::transport::{Transport, TransportError};
+use super::vfio_user::VfioUserDevice;
 use super::vhost_user::{VhostUserDevice, VhostUserOptions};
 
 /// The fid of each share's root after [`Session::boot`].
@@ -64,8 +67,12 @@ pub struct GuestOptions {
     pub memory_mib: u64,
     /// The IOMMU's socket, if the guest has one.
     pub iommu_socket: Option<PathBuf>,
+    /// What is spoken there.
+    pub iommu_transport: TransportKind,
     /// The 9P devices.
     pub shares: Vec<ShareOptions>,
+    /// What is spoken on their sockets.
+    pub transport: TransportKind,
     /// When the drivers map and unmap.
     pub mapping: Mapping,
     /// From which end IOVAs are taken.
@@ -84,7 +91,9 @@ impl Default for GuestOptions {
         Self {
             memory_mib: 64,
             iommu_socket: None,
+            iommu_transport: TransportKind::VhostUser,
             shares: Vec::new(),
+            transport: TransportKind::VhostUser,
             mapping: Mapping::Strict,
             iova_order: IovaOrder::TopDown,
             iommu: IommuOptions::default(),
@@ -137,9 +146,8 @@ impl Session {
         let memory = Arc::new(GuestMemory::new(options.memory_mib)?);
         let iommu = match &options.iommu_socket {
             Some(socket) => {
-                let connection = VhostUserOptions::new(socket, 2);
-                let device = VhostUserDevice::connect(Arc::clone(&memory), connection)?;
-                let iommu = Iommu::start(Box::new(device), Arc::clone(&memory), &options.iommu)?;
+                let device = connect(options.iommu_transport, socket, 2, &memory)?;
+                let iommu = Iommu::start(device, Arc::clone(&memory), &options.iommu)?;
                 Some(Arc::new(iommu))
             }
             None => None,
@@ -220,12 +228,11 @@ impl Session {
 
     fn start_share(&self, index: usize) -> Result<Share, SessionError> {
         let options = &self.options.shares[index];
-        let connection = VhostUserOptions::new(&options.socket, 1);
-        let device = VhostUserDevice::connect(Arc::clone(&self.memory), connection)?;
+        let device = connect(self.options.transport, &options.socket, 1, &self.memory)?;
         let (mapper, domain) = self.mapper(index)?;
         let client_options = ClientOptions { translated: options.translated, ..self.options.client };
         let memory = Arc::clone(&self.memory);
-        let mut client = NinepClient::start(Box::new(device), memory, mapper, client_options).map_err(at(index))?;
+        let mut client = NinepClient::start(device, memory, mapper, client_options).map_err(at(index))?;
         let root = mount(&mut client, self.options.msize).map_err(at(index))?;
         Ok(Share { client, endpoint: options.endpoint, domain, root })
     }
@@ -251,6 +258,20 @@ impl Session {
         let mapper = DomainMapper::new(Arc::clone(iommu), domain, iova, self.options.mapping);
         Ok((Arc::new(mapper), Some(domain)))
     }
+}
+
+/// The device of `queues` queues behind `socket`.
+fn connect(
+    transport: TransportKind,
+    socket: &Path,
+    queues: usize,
+    memory: &Arc<GuestMemory>,
+) -> Result<Box<dyn Transport>, TransportError> {
+    let memory = Arc::clone(memory);
+    Ok(match transport {
+        TransportKind::VhostUser => Box::new(VhostUserDevice::connect(memory, VhostUserOptions::new(socket, queues))?),
+        TransportKind::VfioUser => Box::new(VfioUserDevice::connect(memory, socket)?),
+    })
 }
 
 fn mount(client: &mut NinepClient, msize: u32) -> Result<Option<Qid>, NinepError> {

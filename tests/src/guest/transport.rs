@@ -29,10 +29,10 @@ pub enum TransportError {
         /// What the system said.
         cause: String,
     },
-    /// A vhost-user message failed.
+    /// An exchange failed.
     #[error("{message} failed: {cause}; the device's log says why")]
     Message {
-        /// The message, by the name in the specification.
+        /// Which one; a message by its name in the specification.
         message: &'static str,
         /// What the protocol layer said.
         cause: String,
@@ -125,9 +125,19 @@ pub trait Transport: Debug + Send {
     /// [`TransportError`].
     fn stop_queue(&mut self, index: usize) -> Result<u16, TransportError>;
 
+    /// Whether a ring's device address must also be one of guest RAM, because a VMM takes it for that.
+    fn rings_are_in_ram(&self) -> bool {
+        true
+    }
+
     /// Drop the connection and make a new one, with all queues stopped and the same features.
     ///
     /// # Errors
     /// [`TransportError`].
     fn reconnect(&mut self) -> Result<(), TransportError>;
+}
+
+/// What `result` says, as a failure of the exchange called `message`.
+pub(super) fn message<T, E: ToString>(message: &'static str, result: Result<T, E>) -> Result<T, TransportError> {
+    result.map_err(|error| TransportError::Message { message, cause: error.to_string() })
 }

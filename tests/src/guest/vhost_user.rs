@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::address::GuestPhys;
+use super::call::Call;
 use super::memory::GuestMemory;
 use super::queue::{RingBytes, RingPart, RingPlacement};
-use super::transport::{Doorbell, F_ACCESS_PLATFORM, Transport, TransportError};
+use super::transport::{Doorbell, F_ACCESS_PLATFORM, Transport, TransportError, message};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: a matter between front end and back end, unknown to the guest.
 const F_PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -62,17 +62,12 @@ impl VhostUserOptions {
 #[derive(Debug)]
 struct EventDoorbell {
     kick: EventFd,
-    call: EventFd,
-    epoll: Epoll,
+    call: Call,
 }
 
 impl EventDoorbell {
     fn new() -> io::Result<Self> {
-        let (kick, call) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
-        let epoll = Epoll::new()?;
-        let readable = EpollEvent::new(EventSet::IN, 0);
-        epoll.ctl(ControlOperation::Add, call.as_raw_fd(), readable)?;
-        Ok(Self { kick, call, epoll })
+        Ok(Self { kick: EventFd::new(EFD_NONBLOCK)?, call: Call::new()? })
     }
 }
 
@@ -82,20 +77,7 @@ impl Doorbell for EventDoorbell {
     }
 
     fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        // Rounded up, or a last fraction of a millisecond would be spent spinning.
-        let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
-        let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
-        match self.epoll.wait(milliseconds, &mut [EpollEvent::default()]) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        match self.call.read() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.call.wait(timeout)
     }
 }
 
@@ -264,7 +246,7 @@ impl Transport for VhostUserDevice {
         message("VHOST_USER_SET_VRING_BASE", frontend.set_vring_base(index, base))?;
         message("VHOST_USER_SET_VRING_ADDR", frontend.set_vring_addr(index, &config))?;
         message("VHOST_USER_SET_VRING_KICK", frontend.set_vring_kick(index, &doorbell.kick))?;
-        message("VHOST_USER_SET_VRING_CALL", frontend.set_vring_call(index, &doorbell.call))?;
+        message("VHOST_USER_SET_VRING_CALL", frontend.set_vring_call(index, doorbell.call.event()))?;
         message("VHOST_USER_SET_VRING_ENABLE", frontend.set_vring_enable(index, true))?;
         self.running[index] = true;
         Ok(doorbell)
@@ -350,8 +332,4 @@ fn connect(socket: &Path, timeout: Duration) -> Result<UnixStream, TransportErro
             Err(_) => std::thread::sleep(CONNECT_PAUSE),
         }
     }
-}
-
-fn message<T>(name: &'static str, result: vhost::Result<T>) -> Result<T, TransportError> {
-    result.map_err(|error| TransportError::Message { message: name, cause: error.to_string() })
 }

@@ -293,6 +293,7 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
+    use frontend_spec::TransportKind;
     use frontend_spec::attach::{IommuDevice, ShareDevice};
 
     use super::super::qemu::{QemuCommand, QemuVersion};
@@ -314,12 +315,14 @@ mod tests {
     fn attachment(at: &str) -> QemuAttachment {
         let share = ShareDevice {
             socket: "/run/9p,1.sock".into(),
+            transport: TransportKind::VhostUser,
             tag: "share".parse().unwrap(),
             at: at.parse().unwrap(),
             iommu: true,
         };
         let iommu = IommuDevice {
             socket: "/run/iommu.sock".into(),
+            transport: TransportKind::VhostUser,
             at: "00:05.0".parse().unwrap(),
             window: "256M".parse().unwrap(),
         };

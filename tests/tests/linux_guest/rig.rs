@@ -10,6 +10,7 @@ use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
+use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
 
@@ -62,6 +63,7 @@ impl Rig {
         };
         let iommu = IommuConfig {
             socket: root.path().join("iommu"),
+            transport: TransportKind::VhostUser,
             at: "00:05.0".parse().unwrap(),
             window,
             boot_bypass: false,

@@ -1,7 +1,15 @@
-//! The daemon against the project's user-space guest: no VM, no download.
+//! The daemon against the project's user-space guest over vhost-user: no VM, no download. `vfio_user_guest` has the same
+//! tests over vfio-user.
 
+use calgaryd::transport::TransportKind;
+
+mod gate;
 mod malformed_requests_get_an_answer;
 mod rig;
-mod state_survives_a_pause_and_not_a_reboot;
+mod state_ends_with_its_driver;
+mod state_survives_a_pause;
 mod unmap_waits_for_dma;
 mod unmapped_dma_moves_no_byte;
+
+/// What daemon and guest speak.
+const TRANSPORT: TransportKind = TransportKind::VhostUser;

@@ -10,6 +10,8 @@ use calgaryd::device::iommu::Iommu;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
 
+use crate::TRANSPORT;
+
 /// Tag of the share behind the IOMMU.
 pub(crate) const TRANSLATED: &str = "translated";
 /// Tag of the share outside it.
@@ -34,17 +36,24 @@ impl Rig {
 
     /// The same, with the bypass of unattached endpoints as given.
     pub(crate) fn with_bypass(boot_bypass: bool) -> Self {
+        Self::with(TableSize::MiB64, boot_bypass)
+    }
+
+    /// The same, with this IOVA window and bypass.
+    pub(crate) fn with(window: TableSize, boot_bypass: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
         let socket = |name: &str| root.path().join(format!("{name}.sock"));
         let share = |tag: &str, endpoint: &str, iommu| {
-            ShareConfig::new(tag.parse().unwrap(), &shared, socket(tag)).at(endpoint.parse().unwrap(), iommu)
+            let share = ShareConfig::new(tag.parse().unwrap(), &shared, socket(tag)).over(TRANSPORT);
+            share.at(endpoint.parse().unwrap(), iommu)
         };
         let iommu = IommuConfig {
             socket: socket("iommu"),
+            transport: TRANSPORT,
             at: "00:05.0".parse().unwrap(),
-            window: TableSize::MiB64,
+            window,
             boot_bypass,
         };
         let config = ServeConfig {
@@ -83,6 +92,8 @@ impl Rig {
             shares: shares.collect(),
             mapping,
             iommu: IommuOptions::default(),
+            iommu_transport: TRANSPORT,
+            transport: TRANSPORT,
             ..GuestOptions::default()
         }
     }

@@ -1,8 +1,8 @@
 //! An UNMAP that overlaps a file read in flight completes after it; any other completes at once; and a read that does not
 //! end costs its endpoint the bus, not the guest's memory.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use calgary_tests::guest::iommu::{MAP_F_READ, MAP_F_WRITE, Request, Status};
@@ -11,67 +11,19 @@ use calgary_tests::guest::{DeviceAddr, GuestOptions, GuestPhys, Mapping, ROOT_FI
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuDevice};
 use calgaryd::device::share::{Attachment, ShareDevice};
-use calgaryd::supervisor::{Port, StopHandle, Supervisor};
+use calgaryd::supervisor::{Port, Supervisor};
 use calgaryd::transport::socket::BoundSocket;
 use iommu_calgary::TableSize;
-use virtio_9p::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs};
-use virtio_9p::{Attach, Entry, Errno, FileSystem, Name, Opened, Options, Server, Writable};
+use virtio_9p::{Options, Server};
+
+use crate::TRANSPORT;
+use crate::gate::{CONTENT, Gate, Stop, TREAD, protocol, tread};
 
 const ENDPOINT: u32 = 6 << 3;
-const CONTENT: &[u8] = b"came late";
 /// Where the test maps the request and the reply by hand.
 const REQUEST: u64 = 0x10_0000;
 const REPLY: u64 = 0x20_0000;
 const ELSEWHERE: u64 = 0x30_0000;
-
-/// A file system of one file whose reads tell that they have begun and end when they are let.
-struct Gate {
-    begun: Mutex<Sender<()>>,
-    open: Mutex<Receiver<()>>,
-}
-
-fn file() -> Qid {
-    Qid { kind: virtio_9p::wire::QidType::FILE, version: 1, path: 1 }
-}
-
-impl FileSystem for Gate {
-    type Node = ();
-    type Handle = ();
-
-    fn attach(&self, _: &Attach<'_>) -> Result<Entry<()>, Errno> {
-        Ok(Entry { node: (), qid: file() })
-    }
-
-    fn lookup(&self, (): &(), _: Name<'_>) -> Result<Entry<()>, Errno> {
-        Err(Errno::ENOTDIR)
-    }
-
-    fn parent(&self, (): &()) -> Result<Entry<()>, Errno> {
-        Err(Errno::ENOTDIR)
-    }
-
-    fn getattr(&self, (): &(), _: AttrMask) -> Result<Rgetattr, Errno> {
-        Err(Errno::EIO)
-    }
-
-    fn statfs(&self, (): &()) -> Result<Rstatfs, Errno> {
-        Err(Errno::EIO)
-    }
-
-    fn open(&self, (): &(), _: OpenFlags) -> Result<Opened<()>, Errno> {
-        Ok(Opened { handle: (), qid: file() })
-    }
-
-    fn read(&self, (): &(), _: u64, data: &Writable<'_>) -> Result<usize, Errno> {
-        self.begun.lock().unwrap().send(()).map_err(|_| Errno::EIO)?;
-        self.open.lock().unwrap().recv().map_err(|_| Errno::EIO)?;
-        Ok(data.copy_from(0, CONTENT))
-    }
-
-    fn readdir(&self, (): &(), _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
-        Err(Errno::ENOTDIR)
-    }
-}
 
 /// The two devices on a [`Gate`], and a guest with the file open.
 struct Bench {
@@ -84,20 +36,10 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-struct Stop(StopHandle);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
 impl Bench {
     fn new(limit: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (begun_sender, begun) = channel();
-        let (open, open_receiver) = channel();
-        let gate = Gate { begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) };
+        let (gate, begun, open) = Gate::new();
         let iommu = Arc::new(Iommu::with_quiesce_limit(TableSize::MiB64, false, limit).unwrap());
         let phb = iommu.add_endpoint(ENDPOINT).unwrap();
         let attachment = Attachment::Behind { iommu: Arc::clone(&iommu), endpoint: ENDPOINT, phb };
@@ -107,8 +49,8 @@ impl Bench {
         let device = Arc::new(IommuDevice::new(iommu, PollPolicy::Auto));
         let sockets = ["iommu", "share"].map(|name| folder.path().join(name));
         let ports = vec![
-            Port::new(device, BoundSocket::bind(&sockets[0]).unwrap(), None).unwrap(),
-            Port::new(share, BoundSocket::bind(&sockets[1]).unwrap(), None).unwrap(),
+            Port::new(device, BoundSocket::bind(&sockets[0]).unwrap(), protocol()).unwrap(),
+            Port::new(share, BoundSocket::bind(&sockets[1]).unwrap(), protocol()).unwrap(),
         ];
         let (supervisor, stop) = Supervisor::new(ports, false, Box::new(|| {})).unwrap();
         std::thread::spawn(move || supervisor.run());
@@ -117,6 +59,8 @@ impl Bench {
             iommu_socket: Some(iommu_socket),
             shares: vec![ShareOptions { socket, endpoint: ENDPOINT, translated: true }],
             mapping: Mapping::Strict,
+            iommu_transport: TRANSPORT,
+            transport: TRANSPORT,
             ..GuestOptions::default()
         })
         .unwrap();
@@ -129,10 +73,7 @@ impl Bench {
     /// Offers a read of the file into the page at [`REPLY`] and waits until it is in flight.
     fn begin_read(&mut self) {
         let memory = Arc::clone(&self.guest.memory);
-        let request = memory.take_page().unwrap();
-        let body = [&ROOT_FID.to_le_bytes()[..], &0_u64.to_le_bytes(), &64_u32.to_le_bytes()].concat();
-        let frame = [&23_u32.to_le_bytes()[..], &[116], &1_u16.to_le_bytes(), &body].concat();
-        memory.write(request, &frame).unwrap();
+        let request = tread(&memory);
         let iommu = self.guest.iommu.clone().unwrap();
         let pages =
             [(REQUEST, request, MAP_F_READ), (REPLY, self.reply, MAP_F_WRITE), (ELSEWHERE, request, MAP_F_READ)];
@@ -140,7 +81,7 @@ impl Bench {
             iommu.map(self.domain, at, at + 4095, page, flags).unwrap();
         }
         let queue = self.guest.shares[0].client.queue();
-        for (index, (at, bytes, flags)) in (0..).zip([(REQUEST, 23, 1), (REPLY, 4096, 2)]) {
+        for (index, (at, bytes, flags)) in (0..).zip([(REQUEST, TREAD, 1), (REPLY, 4096, 2)]) {
             let descriptor = Descriptor { address: DeviceAddr(at), bytes, flags, next: 1 };
             queue.ring().raw_descriptor(index, descriptor).unwrap();
         }

@@ -7,6 +7,7 @@ use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::Iommu;
+use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
 
@@ -42,6 +43,7 @@ impl Rig {
         let shares = vec![share("first", "00:06.0"), share("second", "00:07.0")];
         let iommu = IommuConfig {
             socket: root.path().join("iommu.sock"),
+            transport: TransportKind::VhostUser,
             at: "00:05.0".parse().unwrap(),
             window: TableSize::MiB64,
             boot_bypass,

@@ -18,6 +18,7 @@ use super::Failure;
 use crate::config::{IommuConfig, ServeConfig, ShareConfig};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
+use crate::transport::TransportKind;
 
 /// Boot Linux with one folder shared twice, behind the IOMMU and outside it, verify what it reads and writes, and report
 /// what isolation costs.
@@ -38,6 +39,10 @@ pub(super) struct Args {
     /// MiB to write and to read through each share.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     size: u32,
+
+    /// What the guest's side speaks on the sockets: vhost-user or vfio-user.
+    #[arg(long, value_name = "PROTOCOL", default_value_t)]
+    transport: TransportKind,
 
     /// Guest kernel image, to be booted with the QEMU (10.2 or later) in PATH instead of fetched packages; needs
     /// --modules.
@@ -71,13 +76,15 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(size_mib: u32, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
+    fn set(size_mib: u32, transport: TransportKind, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
         let folder = DemoFolder::new(size_mib).map_err(|cause| Failure::Runtime(format!("cannot set up: {cause}")))?;
         let share = |tag: &str, at: Bdf, iommu: bool| {
             let name = tag.parse().map_err(|cause| Failure::Runtime(format!("tag {tag}: {cause}")))?;
-            Ok::<_, Failure>(ShareConfig::new(name, folder.shared(), folder.socket(tag)).at(at, iommu))
+            let share = ShareConfig::new(name, folder.shared(), folder.socket(tag)).over(transport);
+            Ok::<_, Failure>(share.at(at, iommu))
         };
-        let iommu = IommuConfig { socket: folder.socket("iommu"), at: iommu_at, window: WINDOW, boot_bypass: false };
+        let socket = folder.socket("iommu");
+        let iommu = IommuConfig { socket, transport, at: iommu_at, window: WINDOW, boot_bypass: false };
         let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];
         let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).map_err(|cause| Failure::Runtime(cause.to_string()))?;
@@ -89,7 +96,7 @@ impl Stage {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let steps = Steps::new();
     let slot = |device| Bdf::new(0, device, 0).map_err(|cause| Failure::Runtime(cause.to_string()));
-    let stage = Stage::set(args.size, slot(5)?, [slot(6)?, slot(7)?])?;
+    let stage = Stage::set(args.size, args.transport, slot(5)?, [slot(6)?, slot(7)?])?;
     let outcome = if args.no_vm { user_space::run(&stage, &steps) } else { linux::run(&stage, args, &steps) };
     steps.finish();
     let report = outcome.map_err(Failure::Runtime)?;

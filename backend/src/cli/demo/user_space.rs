@@ -20,7 +20,9 @@ pub(super) fn run(stage: &Stage, steps: &Steps) -> Result<Report, String> {
     let options = GuestOptions {
         memory_mib: MEMORY_MIB,
         iommu_socket: stage.config.iommu.as_ref().map(|iommu| iommu.socket.clone()),
+        iommu_transport: stage.config.iommu.as_ref().map(|iommu| iommu.transport).unwrap_or_default(),
         shares: shares.collect(),
+        transport: stage.config.shares.first().and_then(|share| share.transport).unwrap_or_default(),
         mapping: Mapping::Strict,
         ..GuestOptions::default()
     };

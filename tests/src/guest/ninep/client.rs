@@ -397,8 +397,9 @@ fn open_queue(
 ) -> Result<VirtQueue, NinepError> {
     let size = options.queue_size;
     // A VMM takes ring addresses for addresses of RAM: stay inside the first region.
-    let limit = memory.regions().first();
-    let limit = limit.map_or(0, |region| region.base.0 + region.bytes);
+    let low_ram = memory.regions().first();
+    let low_ram = low_ram.map_or(0, |region| region.base.0 + region.bytes);
+    let limit = if device.rings_are_in_ram() { low_ram } else { u64::MAX };
     let bytes = RingBytes::of(size).total();
     let address = mapper.map_ring(ring, bytes, DeviceAddr(limit))?;
     let placement = RingPlacement::contiguous(ring, address, size);

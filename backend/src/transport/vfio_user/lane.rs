@@ -1,0 +1,178 @@
+//! What may have to wait for a queue, done in order on a thread of its own.
+//!
+//! A change of guest memory, a reset and the start of a queue wait for the request in hand, which may be inside a slow
+//! file system. Meanwhile the client's other commands are answered: a driver sees a reset by the status that stays until
+//! it is done, and a client hears of an unmap when no access can use the memory any more.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::channel::Channel;
+use super::doorbells::Doorbells;
+use super::interrupts::{Interrupts, QueueInterrupt};
+use super::wire::Header;
+use crate::memory::GuestRam;
+use crate::ring::RingLayout;
+use crate::transport::Device;
+
+/// Jobs that may wait; a client that sends more waits itself.
+const WAITING: usize = 256;
+/// Bytes of device configuration that are kept; no device has more.
+const CONFIG: usize = 256;
+
+/// A reply that is sent when the job is done: header and payload. `None` where the client wants none.
+pub(super) type Reply = Option<(Header, Vec<u8>)>;
+
+/// Something to do.
+pub(super) enum Job {
+    /// Use this memory, and only this, from now on.
+    Memory(Arc<GuestRam>, Reply),
+    /// Stop all queues and forget the driver.
+    Reset(Reply),
+    /// Start a queue at its beginning.
+    Start(usize, RingLayout),
+    /// The driver wrote these bytes to the device's configuration.
+    Configure(u32, Vec<u8>, Reply),
+}
+
+/// What the other threads see of the lane.
+pub(super) struct Progress {
+    /// Resets that have begun and are not done.
+    resets: AtomicU32,
+    /// The device's configuration as of the last change.
+    config: Mutex<[u8; CONFIG]>,
+    /// Queues that run.
+    running: Vec<AtomicBool>,
+}
+
+impl Progress {
+    /// A reset is on its way.
+    pub(super) fn is_resetting(&self) -> bool {
+        self.resets.load(Ordering::Acquire) != 0
+    }
+
+    /// Fills `buffer` from the device's configuration at `offset`; zeros beyond it.
+    pub(super) fn read_config(&self, offset: usize, buffer: &mut [u8]) {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = config.get(offset..).unwrap_or_default();
+        let len = tail.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&tail[..len]);
+        buffer[len..].fill(0);
+    }
+
+    /// Whether `queue` runs.
+    pub(super) fn is_running(&self, queue: usize) -> bool {
+        self.running.get(queue).is_some_and(|running| running.load(Ordering::Acquire))
+    }
+}
+
+/// The lane. Dropping it finishes what waits.
+pub(super) struct Lane {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Lane {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub(super) fn start(
+        device: Arc<dyn Device>,
+        channel: Arc<Channel>,
+        interrupts: Arc<Interrupts>,
+        doorbells: Arc<Doorbells>,
+    ) -> std::io::Result<Self> {
+        let queues = device.identity().queue_sizes.len();
+        let mut config = [0; CONFIG];
+        device.read_config(0, &mut config);
+        let progress = Arc::new(Progress {
+            resets: AtomicU32::new(0),
+            config: Mutex::new(config),
+            running: std::iter::repeat_with(|| AtomicBool::new(false)).take(queues).collect(),
+        });
+        let (sender, jobs) = sync_channel(WAITING);
+        let worker = Worker { device, channel, interrupts, doorbells, progress: Arc::clone(&progress) };
+        let thread = std::thread::Builder::new().name("vfio-user lane".to_owned()).spawn(move || worker.run(&jobs))?;
+        Ok(Self { jobs: Some(sender), thread: Some(thread), progress })
+    }
+
+    /// Puts a job behind those that wait.
+    pub(super) fn put(&self, job: Job) {
+        if matches!(job, Job::Reset(_)) {
+            self.progress.resets.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(jobs) = &self.jobs {
+            // The other end lives as long as this one.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    device: Arc<dyn Device>,
+    channel: Arc<Channel>,
+    interrupts: Arc<Interrupts>,
+    doorbells: Arc<Doorbells>,
+    progress: Arc<Progress>,
+}
+
+impl Worker {
+    fn run(&self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            match job {
+                Job::Memory(ram, reply) => {
+                    self.device.set_memory(ram);
+                    self.reply(reply);
+                }
+                Job::Reset(reply) => {
+                    self.stop_queues();
+                    self.device.reset();
+                    self.interrupts.forget_pending();
+                    self.progress.resets.fetch_sub(1, Ordering::AcqRel);
+                    self.reply(reply);
+                }
+                Job::Start(queue, layout) => {
+                    let interrupt = Arc::new(QueueInterrupt::new(&self.interrupts, queue));
+                    self.device.activate(queue, layout, 0, interrupt);
+                    self.progress.running[queue].store(true, Ordering::Release);
+                    // A kick that came before the queue ran is not lost.
+                    self.doorbells.ring(queue);
+                }
+                Job::Configure(offset, bytes, reply) => {
+                    self.device.write_config(offset, &bytes);
+                    let mut config = [0; CONFIG];
+                    self.device.read_config(0, &mut config);
+                    *self.progress.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+                    self.reply(reply);
+                }
+            }
+        }
+        self.stop_queues();
+    }
+
+    fn stop_queues(&self) {
+        for (queue, running) in self.progress.running.iter().enumerate() {
+            running.store(false, Ordering::Release);
+            self.device.stop(queue);
+        }
+    }
+
+    fn reply(&self, reply: Reply) {
+        if let Some((header, payload)) = reply {
+            self.channel.reply(&header, &[&payload], &[]);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A file system of one file, the root, whose reads a test holds up.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use calgary_tests::guest::{GuestMemory, GuestPhys, ROOT_FID};
+use calgaryd::supervisor::{Protocol, StopHandle};
+use calgaryd::transport::TransportKind;
+use virtio_9p::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs};
+use virtio_9p::{Attach, Entry, Errno, FileSystem, Name, Opened, Writable};
+
+use crate::TRANSPORT;
+
+/// What a read returns.
+pub(crate) const CONTENT: &[u8] = b"came late";
+/// Bytes of a Tread.
+pub(crate) const TREAD: u32 = 23;
+
+/// Its reads tell that they have begun and end when they are let.
+pub(crate) struct Gate {
+    begun: Mutex<Sender<()>>,
+    open: Mutex<Receiver<()>>,
+}
+
+fn file() -> Qid {
+    Qid { kind: virtio_9p::wire::QidType::FILE, version: 1, path: 1 }
+}
+
+impl FileSystem for Gate {
+    type Node = ();
+    type Handle = ();
+
+    fn attach(&self, _: &Attach<'_>) -> Result<Entry<()>, Errno> {
+        Ok(Entry { node: (), qid: file() })
+    }
+
+    fn lookup(&self, (): &(), _: Name<'_>) -> Result<Entry<()>, Errno> {
+        Err(Errno::ENOTDIR)
+    }
+
+    fn parent(&self, (): &()) -> Result<Entry<()>, Errno> {
+        Err(Errno::ENOTDIR)
+    }
+
+    fn getattr(&self, (): &(), _: AttrMask) -> Result<Rgetattr, Errno> {
+        Err(Errno::EIO)
+    }
+
+    fn statfs(&self, (): &()) -> Result<Rstatfs, Errno> {
+        Err(Errno::EIO)
+    }
+
+    fn open(&self, (): &(), _: OpenFlags) -> Result<Opened<()>, Errno> {
+        Ok(Opened { handle: (), qid: file() })
+    }
+
+    fn read(&self, (): &(), _: u64, data: &Writable<'_>) -> Result<usize, Errno> {
+        self.begun.lock().unwrap().send(()).map_err(|_| Errno::EIO)?;
+        self.open.lock().unwrap().recv().map_err(|_| Errno::EIO)?;
+        Ok(data.copy_from(0, CONTENT))
+    }
+
+    fn readdir(&self, (): &(), _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        Err(Errno::ENOTDIR)
+    }
+}
+
+impl Gate {
+    /// A file system, what tells that a read has begun, and what lets it end.
+    pub(crate) fn new() -> (Self, Receiver<()>, Sender<()>) {
+        let (begun_sender, begun) = channel();
+        let (open, open_receiver) = channel();
+        (Self { begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) }, begun, open)
+    }
+}
+
+/// Puts a Tread of 64 bytes of the root into a new page.
+pub(crate) fn tread(memory: &GuestMemory) -> GuestPhys {
+    let page = memory.take_page().unwrap();
+    let body = [&ROOT_FID.to_le_bytes()[..], &0_u64.to_le_bytes(), &64_u32.to_le_bytes()].concat();
+    let frame = [&TREAD.to_le_bytes()[..], &[116], &1_u16.to_le_bytes(), &body].concat();
+    memory.write(page, &frame).unwrap();
+    page
+}
+
+/// What these tests speak.
+pub(crate) fn protocol() -> Protocol {
+    match TRANSPORT {
+        TransportKind::VhostUser => Protocol::VhostUser(None),
+        TransportKind::VfioUser => Protocol::VfioUser,
+    }
+}
+
+/// Stops a supervisor.
+pub(crate) struct Stop(pub(crate) StopHandle);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}

@@ -1,0 +1,24 @@
+//! The daemon against the project's user-space guest over vfio-user: the tests of `user_space_guest` once more, and what is
+//! particular to this transport.
+
+use calgaryd::transport::TransportKind;
+
+#[path = "../user_space_guest/gate.rs"]
+mod gate;
+mod hostile_messages_get_an_answer;
+#[path = "../user_space_guest/malformed_requests_get_an_answer.rs"]
+mod malformed_requests_get_an_answer;
+mod raw;
+mod registers_answer_at_once;
+#[path = "../user_space_guest/rig.rs"]
+mod rig;
+mod rings_lie_anywhere;
+#[path = "../user_space_guest/state_ends_with_its_driver.rs"]
+mod state_ends_with_its_driver;
+#[path = "../user_space_guest/unmap_waits_for_dma.rs"]
+mod unmap_waits_for_dma;
+#[path = "../user_space_guest/unmapped_dma_moves_no_byte.rs"]
+mod unmapped_dma_moves_no_byte;
+
+/// What daemon and guest speak.
+const TRANSPORT: TransportKind = TransportKind::VfioUser;
