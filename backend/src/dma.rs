@@ -7,13 +7,13 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use iommu_calgary::{Access, DmaPort, Epoch, Fault, FaultReason, Iova, Phb, PinSet};
 use virtio_9p::Segment;
 
 use crate::memory::{GuestRam, host_len};
-use crate::prefetch::{prefetch_read, prefetch_write};
+use crate::prefetch::{Hint, prefetch_read, prefetch_write};
 
 /// An access that moved no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl From<Fault> for DmaFault {
 }
 
 /// Bytes of a cache line, for hints only.
-const CACHE_LINE: u64 = 64;
+const CACHE_LINE: usize = 64;
 
 /// The translated half of a [`Dma`].
 struct Translation {
@@ -54,33 +54,57 @@ struct Translation {
 pub struct Dma {
     ram: Arc<GuestRam>,
     translation: Option<Translation>,
+    /// Of the next window of a device outside the IOMMU; steps with the snapshot.
+    moment: Moment,
+}
+
+/// How long a pointer that a window gave is good: for the windows of one moment. Behind the IOMMU each window is a moment of
+/// its own, outside it a moment lasts as long as the snapshot of guest RAM. No two workers share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    dma: u64,
+    number: u64,
+}
+
+impl Moment {
+    /// The first one of a new worker.
+    fn first() -> Self {
+        static WORKERS: AtomicU64 = AtomicU64::new(0);
+        Self { dma: WORKERS.fetch_add(1, Ordering::Relaxed), number: 0 }
+    }
 }
 
 impl Dma {
     /// A device outside the IOMMU: its addresses are guest-physical.
     #[must_use]
     pub fn direct() -> Self {
-        Self { ram: GuestRam::empty(), translation: None }
+        Self { ram: GuestRam::empty(), translation: None, moment: Moment::first() }
     }
 
     /// A device behind `phb`: its addresses are IOVAs.
     #[must_use]
     pub fn translated(phb: &Arc<Phb>) -> Self {
         let translation = Translation { port: phb.new_port(), pins: phb.new_pins() };
-        Self { ram: GuestRam::empty(), translation: Some(translation) }
+        Self { ram: GuestRam::empty(), translation: Some(translation), moment: Moment::first() }
     }
 
     /// Uses `ram` from now on. The caller makes sure that no segment of the old snapshot is in use.
     pub fn set_memory(&mut self, ram: Arc<GuestRam>) {
         self.ram = ram;
+        self.moment.number += 1;
     }
 
     /// Opens a window. See the module for what may happen inside.
     #[inline]
     pub fn enter(&mut self) -> Window<'_> {
-        match &mut self.translation {
-            None => Window { ram: &self.ram, table: None },
-            Some(Translation { port, pins }) => Window { ram: &self.ram, table: Some((port.enter(), &*pins)) },
+        let Self { ram, translation, moment } = self;
+        match translation {
+            None => Window { ram, table: None, moment: *moment },
+            Some(Translation { port, pins }) => {
+                let epoch = port.enter();
+                let moment = Moment { dma: moment.dma, number: epoch.number() };
+                Window { ram, table: Some((epoch, &*pins)), moment }
+            }
         }
     }
 
@@ -97,6 +121,7 @@ impl Dma {
 pub struct Window<'a> {
     ram: &'a GuestRam,
     table: Option<(Epoch<'a>, &'a PinSet)>,
+    moment: Moment,
 }
 
 impl Window<'_> {
@@ -113,31 +138,37 @@ impl Window<'_> {
         }
     }
 
-    /// Resolves a short buffer and starts to fetch its cache lines, if translation has no say in it and it is one piece
-    /// of RAM.
+    /// How long what the window gives is good.
     #[inline]
-    pub fn fetch(&self, address: u64, len: u32, access: Access) -> Option<Piece<'_>> {
-        let fetch = if access == Access::Write { prefetch_write } else { prefetch_read };
-        let len = u64::from(len);
-        if self.table.is_some() || len == 0 {
-            return None;
-        }
-        let (host, run) = self.ram.resolve(address, len, access)?;
-        fetch(host);
-        let last = host.wrapping_add(host_len(run.min(CACHE_LINE) - 1));
-        if last.addr() / host_len(CACHE_LINE) != host.addr() / host_len(CACHE_LINE) {
-            fetch(last);
-        }
-        (run == len).then_some(Piece { host, len: host_len(len), _window: PhantomData })
+    pub(crate) fn moment(&self) -> Moment {
+        self.moment
     }
 
-    /// Host address of `[address, address + len)` if that is one piece of RAM and translation has no say in it.
+    /// `[address, address + len)`, if all of it may be accessed so and is one piece of this process's memory. An empty
+    /// range is none.
+    #[inline]
     #[must_use]
-    pub fn contiguous(&self, address: u64, len: u64) -> Option<*mut u8> {
-        match self.ram.resolve(address, len, Access::Write)? {
-            (host, run) if run == len && self.table.is_none() => Some(host),
+    pub fn piece(&self, address: u64, len: u64, access: Access) -> Option<Piece<'_>> {
+        if len == 0 {
+            return None;
+        }
+        match self.resolve(address, len, access) {
+            Ok((host, run)) if run == len => Some(Piece { host, len: host_len(len), _window: PhantomData }),
             _ => None,
         }
+    }
+
+    /// The same for a short buffer that is used soon: starts to fetch its cache lines.
+    #[inline]
+    pub fn fetch(&self, address: u64, len: u32, access: Access) -> Option<Piece<'_>> {
+        let piece = self.piece(address, u64::from(len), access)?;
+        let fetch = if access == Access::Write { prefetch_write } else { prefetch_read };
+        fetch(piece.host);
+        let last = piece.host.wrapping_add(piece.len.min(CACHE_LINE) - 1);
+        if last.addr() / CACHE_LINE != piece.host.addr() / CACHE_LINE {
+            fetch(last);
+        }
+        Some(piece)
     }
 
     /// Host address of a whole word of `len` bytes. Words are aligned, so they lie on one page.
@@ -171,19 +202,6 @@ impl Window<'_> {
         // SAFETY: as in `load_u16`.
         let word = unsafe { AtomicU16::from_ptr(host.cast()) };
         word.store(value.to_le(), Ordering::Release);
-        Ok(())
-    }
-
-    /// Writes a little-endian `u32`, relaxed.
-    ///
-    /// # Errors
-    /// The address is not reachable for writing, or not aligned to 4.
-    #[inline]
-    pub fn store_u32(&self, address: u64, value: u32) -> Result<(), DmaFault> {
-        let host = self.resolve_word(address, 4, Access::Write)?;
-        // SAFETY: as in `load_u16`, with four bytes.
-        let word = unsafe { AtomicU32::from_ptr(host.cast()) };
-        word.store(value.to_le(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -266,15 +284,76 @@ impl Window<'_> {
     }
 }
 
-/// A buffer of a device outside the IOMMU: contiguous guest memory, for as long as the window that resolved it.
+/// A contiguous piece of guest memory, for as long as the window that resolved it.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece<'a> {
+pub struct Piece<'w> {
     host: *mut u8,
     len: usize,
-    _window: PhantomData<&'a ()>,
+    _window: PhantomData<&'w ()>,
 }
 
+// SAFETY: the pointer is to a shared mapping usable from any thread, and only copies and prefetches go through it.
+unsafe impl Send for Piece<'_> {}
+
 impl Piece<'_> {
+    /// Bytes, at least 1.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.len
+    }
+
+    /// What to fetch early when the piece is likely to be used again.
+    #[inline]
+    pub(crate) fn hint(&self) -> Hint {
+        Hint::at(self.host)
+    }
+
+    /// The piece without its bound.
+    ///
+    /// # Safety
+    /// It is used in windows of the same [`Moment`] only.
+    pub(crate) unsafe fn outlive(self) -> Piece<'static> {
+        Piece { host: self.host, len: self.len, _window: PhantomData }
+    }
+
+    /// Starts to fetch the line at `offset`, wherever that is.
+    #[inline]
+    pub(crate) fn prefetch_read(&self, offset: usize) {
+        prefetch_read(self.host.wrapping_add(offset));
+    }
+
+    /// Starts to fetch the line at `offset`, to be written.
+    #[inline]
+    pub(crate) fn prefetch_write(&self, offset: usize) {
+        prefetch_write(self.host.wrapping_add(offset));
+    }
+
+    /// The little-endian word at `offset`, with acquire ordering; `None` if it is not inside or not aligned to 2.
+    #[inline]
+    pub(crate) fn load_u16(&self, offset: usize) -> Option<u16> {
+        let word = self.word(offset)?;
+        // SAFETY: mapped, aligned; other parties use single-copy atomic accesses.
+        let word = unsafe { AtomicU16::from_ptr(word) };
+        Some(u16::from_le(word.load(Ordering::Acquire)))
+    }
+
+    /// Writes the word at `offset` with release ordering; `None`, with nothing written, if it is not inside or not aligned.
+    #[inline]
+    pub(crate) fn store_u16(&self, offset: usize, value: u16) -> Option<()> {
+        let word = self.word(offset)?;
+        // SAFETY: as in `load_u16`.
+        let word = unsafe { AtomicU16::from_ptr(word) };
+        word.store(value.to_le(), Ordering::Release);
+        Some(())
+    }
+
+    #[inline]
+    fn word(&self, offset: usize) -> Option<*mut u16> {
+        let word = self.host.wrapping_add(offset);
+        (offset.checked_add(2)? <= self.len && word.addr().is_multiple_of(2)).then_some(word.cast())
+    }
+
     /// Copies the first bytes into `bytes`; returns how many there were.
     #[inline]
     #[must_use]
@@ -285,16 +364,45 @@ impl Piece<'_> {
         len
     }
 
-    /// Copies `bytes` to the start; `None`, with nothing written, if they do not fit.
+    /// The `len` bytes at `offset`; `None` if the piece ends before them.
     #[inline]
     #[must_use]
-    pub fn copy_out(&self, bytes: &[u8]) -> Option<usize> {
-        if bytes.len() > self.len {
+    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
+        let inside = len > 0 && offset.checked_add(len)? <= self.len;
+        inside.then(|| Self { host: self.host.wrapping_add(offset), len, _window: PhantomData })
+    }
+
+    /// A copy of the `N` bytes at `offset`; `None` if the piece ends before them.
+    #[inline]
+    #[must_use]
+    pub fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset.checked_add(N)? > self.len {
             return None;
         }
-        // SAFETY: the piece is mapped and at least as long as `bytes`.
-        unsafe { copy(bytes.as_ptr(), self.host, bytes.len()) };
-        Some(bytes.len())
+        let mut bytes = [0; N];
+        // SAFETY: the bytes lie inside the piece; what others write meanwhile is untrusted anyway.
+        unsafe { std::ptr::copy_nonoverlapping(self.host.add(offset).cast_const(), bytes.as_mut_ptr(), N) };
+        Some(bytes)
+    }
+
+    /// Copies `bytes` to the start; returns how many fitted.
+    #[must_use]
+    pub fn copy_out(&self, bytes: &[u8]) -> usize {
+        let len = self.len.min(bytes.len());
+        // SAFETY: `len` bytes are mapped at `host`, and `bytes` has as many.
+        unsafe { copy(bytes.as_ptr(), self.host, len) };
+        len
+    }
+
+    /// Copies `bytes` to `offset`; `None`, with nothing written, if they do not fit.
+    #[inline]
+    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        if offset.checked_add(N)? > self.len {
+            return None;
+        }
+        // SAFETY: the bytes lie inside the piece.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host.add(offset), N) };
+        Some(())
     }
 }
 

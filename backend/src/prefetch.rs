@@ -26,3 +26,20 @@ pub(crate) fn prefetch_write(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// An address that is likely to be read again; it gives no access.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hint(usize);
+
+impl Hint {
+    #[inline]
+    pub(crate) fn at(host: *const u8) -> Self {
+        Self(host.addr())
+    }
+
+    /// Starts to fetch its cache line for reading, whatever is there by now.
+    #[inline]
+    pub(crate) fn fetch(self) {
+        prefetch_read(std::ptr::without_provenance(self.0));
+    }
+}

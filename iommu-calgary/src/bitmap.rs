@@ -18,23 +18,33 @@ impl Bitmap {
     }
 
     /// The word that holds the bits of pages `64 * word` and following.
+    #[inline]
     pub(crate) fn word(&self, word: usize) -> u64 {
         self.words[word]
     }
 
+    #[inline]
     pub(crate) fn contains(&self, page: usize) -> bool {
         self.words[page / WORD_BITS] & bit(page) != 0
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, page: usize) {
         self.words[page / WORD_BITS] |= bit(page);
     }
 
     /// Whether any page of the range is in the set.
+    #[inline]
     pub(crate) fn intersects(&self, first: usize, last: usize) -> bool {
-        masks(first, last).any(|(word, mask)| self.words[word] & mask != 0)
+        for (word, mask) in masks(first, last) {
+            if self.words[word] & mask != 0 {
+                return true;
+            }
+        }
+        false
     }
 
+    #[inline]
     pub(crate) fn insert_range(&mut self, first: usize, last: usize) {
         for (word, mask) in masks(first, last) {
             self.words[word] |= mask;
@@ -42,11 +52,13 @@ impl Bitmap {
     }
 
     /// Adds pages of one word.
+    #[inline]
     pub(crate) fn insert_mask(&mut self, word: usize, mask: u64) {
         self.words[word] |= mask;
     }
 
     /// Takes the pages of one word out of the set and says how many there were.
+    #[inline]
     pub(crate) fn remove(&mut self, word: usize, mask: u64) -> u32 {
         let removed = self.words[word] & mask;
         self.words[word] &= !mask;
@@ -54,23 +66,43 @@ impl Bitmap {
     }
 }
 
+#[inline]
 fn bit(page: usize) -> u64 {
     1 << (page % WORD_BITS)
 }
 
-/// The words that the inclusive page range touches, each with a mask of the pages inside it.
-pub(crate) fn masks(first: usize, last: usize) -> impl Iterator<Item = (usize, u64)> {
-    let (first_word, last_word) = (first / WORD_BITS, last / WORD_BITS);
-    (first_word..=last_word).map(move |word| {
-        let mut mask = u64::MAX;
-        if word == first_word {
-            mask &= u64::MAX << (first % WORD_BITS);
+/// The words that the inclusive page range touches, each with a mask of the pages inside it. Nothing if `last` is below the
+/// word of `first`.
+#[inline]
+pub(crate) fn masks(first: usize, last: usize) -> Masks {
+    let tail = u64::MAX >> (WORD_BITS - 1 - last % WORD_BITS);
+    Masks { word: first / WORD_BITS, last_word: last / WORD_BITS, mask: u64::MAX << (first % WORD_BITS), tail }
+}
+
+/// See [`masks`].
+#[derive(Clone, Debug)]
+pub(crate) struct Masks {
+    word: usize,
+    last_word: usize,
+    /// Of the word to come, but for what the end of the range cuts off.
+    mask: u64,
+    /// What the end leaves of the last word.
+    tail: u64,
+}
+
+impl Iterator for Masks {
+    type Item = (usize, u64);
+
+    #[inline]
+    fn next(&mut self) -> Option<(usize, u64)> {
+        let word = self.word;
+        if word > self.last_word {
+            return None;
         }
-        if word == last_word {
-            mask &= u64::MAX >> (WORD_BITS - 1 - last % WORD_BITS);
-        }
-        (word, mask)
-    })
+        let mask = if word == self.last_word { self.mask & self.tail } else { self.mask };
+        (self.word, self.mask) = (word + 1, u64::MAX);
+        Some((word, mask))
+    }
 }
 
 #[cfg(test)]

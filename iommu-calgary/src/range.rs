@@ -11,19 +11,23 @@ pub(crate) struct IovaRange {
 
 impl IovaRange {
     /// `None` if `last` is below `first`.
+    #[inline]
     pub(crate) fn new(first: Iova, last: Iova) -> Option<Self> {
         (first <= last).then_some(Self { first: first.0, last: last.0 })
     }
 
+    #[inline]
     pub(crate) fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
     /// Whether the two ranges together are one range.
+    #[inline]
     fn joins(self, other: Self) -> bool {
         self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
     }
 
+    #[inline]
     fn hull(self, other: Self) -> Self {
         Self { first: self.first.min(other.first), last: self.last.max(other.last) }
     }
@@ -44,10 +48,12 @@ impl RangeList {
         Self { ranges: Vec::new(), hull: None, limit }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.hull.is_none()
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, range: IovaRange) {
         let hull = self.hull.map_or(range, |hull| hull.hull(range));
         self.hull = Some(hull);

@@ -1,13 +1,11 @@
 //! Descriptor chains: what one request points at.
 
 use iommu_calgary::Access;
-use zerocopy::FromBytes;
 
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
 
 use crate::dma::{DmaFault, Piece, Window};
 use crate::ring::RingLayout;
-use crate::ring::host::HostRing;
 
 /// Most descriptors of one chain that the device follows: the most that Linux puts into one request is 128 + 2; a chain
 /// may not be longer than the ring, and an indirect table not longer than this.
@@ -60,7 +58,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Follows the chain that starts at `head`. Each descriptor is copied once.
+    /// Follows the chain that starts at `head`. Each descriptor is copied once. `piece` is the ring's table, if that is one
+    /// piece.
     ///
     /// # Errors
     /// See [`ChainError`]; the buffers are unspecified then.
@@ -68,12 +67,12 @@ impl Chain {
         &mut self,
         window: &Window<'_>,
         layout: &RingLayout,
-        host: Option<&HostRing>,
+        piece: Option<Piece<'_>>,
         head: u16,
     ) -> Result<(), ChainError> {
         self.readable.clear();
         self.writable.clear();
-        let mut table = Table { address: layout.descriptors, entries: u32::from(layout.size), indirect: false, host };
+        let mut table = Table { address: layout.descriptors, entries: u32::from(layout.size), indirect: false, piece };
         let mut index = head;
         let mut budget = u32::from(layout.size);
         loop {
@@ -88,7 +87,7 @@ impl Chain {
                 if table.indirect || flags & descriptor_flag::NEXT != 0 {
                     return Err(ChainError::Indirect);
                 }
-                table = Table::indirect(&descriptor)?;
+                table = Table::indirect(window, &descriptor)?;
                 budget = table.entries;
                 index = 0;
                 continue;
@@ -109,22 +108,6 @@ impl Chain {
             }
             index = descriptor.next.get();
         }
-    }
-
-    /// The readable part, if it is one buffer that the device reaches by pointer; starts to fetch it.
-    #[inline]
-    pub fn fetch_readable<'w>(&self, window: &'w Window<'_>) -> Option<Piece<'w>> {
-        match self.readable.as_slice() {
-            [only] => window.fetch(only.address, only.len, Access::Read),
-            _ => None,
-        }
-    }
-
-    /// The first writable buffer, if the device reaches it by pointer; starts to fetch it.
-    #[inline]
-    pub fn fetch_writable<'w>(&self, window: &'w Window<'_>) -> Option<Piece<'w>> {
-        let first = self.writable.first()?;
-        window.fetch(first.address, first.len, Access::Write)
     }
 
     /// Bytes the device may read.
@@ -169,16 +152,16 @@ impl Chain {
 }
 
 /// A descriptor table: the ring's own or an indirect one.
-struct Table<'a> {
+struct Table<'w> {
     address: u64,
     entries: u32,
     indirect: bool,
-    /// The ring's own table, where it can be reached by pointer.
-    host: Option<&'a HostRing>,
+    /// All of it, if it is one piece.
+    piece: Option<Piece<'w>>,
 }
 
-impl Table<'_> {
-    fn indirect(descriptor: &Descriptor) -> Result<Self, ChainError> {
+impl<'w> Table<'w> {
+    fn indirect(window: &'w Window<'_>, descriptor: &Descriptor) -> Result<Self, ChainError> {
         let bytes = u64::from(descriptor.len.get());
         if bytes == 0 || !bytes.is_multiple_of(DESCRIPTOR_BYTES) {
             return Err(ChainError::Indirect);
@@ -188,19 +171,24 @@ impl Table<'_> {
             return Err(ChainError::TooLong);
         }
         let entries = u32::try_from(entries).map_err(|_| ChainError::TooLong)?;
-        Ok(Self { address: descriptor.addr.get(), entries, indirect: true, host: None })
+        let address = descriptor.addr.get();
+        Ok(Self { address, entries, indirect: true, piece: window.piece(address, bytes, Access::Read) })
     }
 
+    #[inline]
     fn read(&self, window: &Window<'_>, index: u16) -> Result<Descriptor, ChainError> {
-        if let Some(host) = self.host {
-            return host.descriptor(index).ok_or(ChainError::Index(index));
-        }
         if u32::from(index) >= self.entries {
             return Err(ChainError::Index(index));
         }
         let mut bytes = [0; size_of::<Descriptor>()];
-        let address = self.address.checked_add(DESCRIPTOR_BYTES * u64::from(index)).ok_or(ChainError::Index(index))?;
-        window.copy_in(address, &mut bytes)?;
-        Descriptor::read_from_bytes(&bytes).map_err(|_| ChainError::Index(index))
+        match self.piece.and_then(|piece| piece.read(bytes.len() * usize::from(index))) {
+            Some(whole) => bytes = whole,
+            None => {
+                let offset = DESCRIPTOR_BYTES * u64::from(index);
+                let address = self.address.checked_add(offset).ok_or(ChainError::Index(index))?;
+                window.copy_in(address, &mut bytes)?;
+            }
+        }
+        Ok(zerocopy::transmute!(bytes))
     }
 }

@@ -2,21 +2,23 @@
 //!
 //! The addresses, the size and the negotiated features come from the transport (for vhost-user: from the
 //! `virtio_queue::Queue` that the front end configured); the accesses are ours, because each goes through a
-//! [`Window`] and because a malformed chain must be told from a short one.
+//! [`Window`] and because a malformed chain must be told from a short one. A part of the ring that is one piece of this
+//! process's memory is reached by pointer, any other word by word.
 
 mod chain;
 mod host;
+mod pair;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Buffer, Chain, ChainError};
+pub use pair::{Pair, Pairs, Place};
 
 use frontend_spec::virtio::{AVAIL_NO_INTERRUPT, USED_NO_NOTIFY};
 
-use iommu_calgary::Access;
-
-use self::host::HostRing;
+use self::host::{Part, Parts};
 use crate::dma::{DmaFault, Window};
+use crate::memory::host_len;
 
 /// Offset of the ring of heads in the available ring, and of elements in the used ring.
 const RING_OFFSET: u64 = 4;
@@ -78,12 +80,15 @@ impl From<DmaFault> for RingError {
 #[derive(Debug)]
 pub struct Ring {
     layout: RingLayout,
-    /// The ring's memory, where it can be reached by pointer.
-    host: Option<HostRing>,
+    parts: Parts,
     next_avail: u16,
     next_used: u16,
+    /// The head that was taken last.
+    last_head: u16,
     /// `next_used` when the driver was last considered for an interrupt.
     signalled: u16,
+    /// What the driver was last told in the used ring's flags.
+    used_flags: Option<u16>,
 }
 
 impl Ring {
@@ -93,19 +98,15 @@ impl Ring {
     /// it lets a ring be stopped.
     #[must_use]
     pub fn new(layout: RingLayout, base: u16) -> Self {
-        Self { layout, host: None, next_avail: base, next_used: base, signalled: base }
-    }
-
-    /// Resolves the ring's memory once, so that its words are reached by pointer. Without effect behind an IOMMU.
-    pub fn resolve_host(&mut self, window: &Window<'_>) {
-        if self.host.is_none() {
-            self.host = HostRing::resolve(window, &self.layout);
+        Self {
+            layout,
+            parts: Parts::default(),
+            next_avail: base,
+            next_used: base,
+            signalled: base,
+            used_flags: None,
+            last_head: 0,
         }
-    }
-
-    /// Forgets what [`Ring::resolve_host`] found. Call it before guest memory is replaced.
-    pub fn forget_host(&mut self) {
-        self.host = None;
     }
 
     /// Where the ring lies.
@@ -126,10 +127,7 @@ impl Ring {
     /// The ring is not reachable, or the index is impossible.
     #[inline]
     pub fn pending(&self, window: &Window<'_>) -> Result<u16, RingError> {
-        let avail = match &self.host {
-            Some(host) => host.avail_index(),
-            None => window.load_u16(self.layout.avail + 2)?,
-        };
+        let avail = self.avail_word(window, 2)?;
         let pending = avail.wrapping_sub(self.next_avail);
         if pending > self.layout.size {
             return Err(RingError::AvailIndex { avail, next: self.next_avail });
@@ -143,31 +141,71 @@ impl Ring {
     /// The ring is not reachable; nothing is taken then.
     #[inline]
     pub fn take(&mut self, window: &Window<'_>) -> Result<u16, RingError> {
-        let slot = u64::from(self.next_avail & (self.layout.size - 1));
-        let head = match &self.host {
-            Some(host) => host.head(self.next_avail),
-            None => window.load_u16(self.layout.avail + RING_OFFSET + 2 * slot)?,
-        };
+        let head = self.avail_word(window, RING_OFFSET + 2 * self.slot(self.next_avail))?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(head)
     }
 
-    /// Writes one used element; [`Ring::publish`] makes it visible.
+    /// Takes the next `count` heads, calls `visit` with each, and starts to fetch the first descriptor of each and the used
+    /// elements that will take them back. Call only while [`Ring::pending`] says that there are so many.
+    ///
+    /// # Errors
+    /// The ring is not reachable; those visited are taken then.
+    #[inline]
+    pub fn take_all(&mut self, window: &Window<'_>, count: u16, mut visit: impl FnMut(u16)) -> Result<(), RingError> {
+        let parts = [Part::Avail, Part::Descriptors, Part::Used].map(|part| self.parts.get(window, &self.layout, part));
+        let [Some(avail), Some(descriptors), Some(used)] = parts else {
+            for _ in 0..count {
+                visit(self.take(window)?);
+            }
+            return Ok(());
+        };
+        // A driver with one request at a time uses the same descriptor again and again.
+        descriptors.prefetch_read(16 * usize::from(self.last_head));
+        for ahead in (0..count).step_by(8) {
+            used.prefetch_write(host_len(RING_OFFSET + 8 * self.slot(self.next_used.wrapping_add(ahead))));
+        }
+        for _ in 0..count {
+            let offset = host_len(RING_OFFSET + 2 * self.slot(self.next_avail));
+            // The offset is inside by the ring's size.
+            let Some(head) = avail.load_u16(offset) else { break };
+            descriptors.prefetch_read(16 * usize::from(head));
+            self.next_avail = self.next_avail.wrapping_add(1);
+            self.last_head = head;
+            visit(head);
+        }
+        Ok(())
+    }
+
+    /// Writes the used elements of `completed`, heads and lengths; [`Ring::publish`] makes them visible.
+    ///
+    /// # Errors
+    /// The ring is not reachable.
+    #[inline]
+    pub fn push_all(
+        &mut self,
+        window: &Window<'_>,
+        completed: impl Iterator<Item = (u16, u32)>,
+    ) -> Result<(), RingError> {
+        let part = self.parts.get(window, &self.layout, Part::Used);
+        for (head, len) in completed {
+            let offset = RING_OFFSET + 8 * self.slot(self.next_used);
+            let element = (u64::from(len) << 32 | u64::from(head)).to_le_bytes();
+            if part.and_then(|part| part.write(host_len(offset), element)).is_none() {
+                window.copy_out(self.layout.used + offset, &element)?;
+            }
+            self.next_used = self.next_used.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Writes one used element, as [`Ring::push_all`].
     ///
     /// # Errors
     /// The ring is not reachable.
     #[inline]
     pub fn push_used(&mut self, window: &Window<'_>, head: u16, len: u32) -> Result<(), RingError> {
-        if let Some(host) = &self.host {
-            host.set_used_element(self.next_used, head, len);
-        } else {
-            let slot = u64::from(self.next_used & (self.layout.size - 1));
-            let element = self.layout.used + RING_OFFSET + 8 * slot;
-            window.store_u32(element, u32::from(head))?;
-            window.store_u32(element + 4, len)?;
-        }
-        self.next_used = self.next_used.wrapping_add(1);
-        Ok(())
+        self.push_all(window, std::iter::once((head, len)))
     }
 
     /// Makes all pushed elements visible with one store of the used index.
@@ -176,11 +214,7 @@ impl Ring {
     /// The ring is not reachable.
     #[inline]
     pub fn publish(&self, window: &Window<'_>) -> Result<(), RingError> {
-        match &self.host {
-            Some(host) => host.set_used_index(self.next_used),
-            None => window.store_u16(self.layout.used + 2, self.next_used)?,
-        }
-        Ok(())
+        self.set_used_word(window, 2, self.next_used)
     }
 
     /// Whether the driver wants an interrupt for what was published since the last call (§2.7.7, §2.7.10).
@@ -196,16 +230,9 @@ impl Ring {
         // The used index must be visible before the driver's wish is read, or both sides may go to sleep.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         if !self.layout.event_idx {
-            let flags = match &self.host {
-                Some(host) => host.avail_flags(),
-                None => window.load_u16(self.layout.avail)?,
-            };
-            return Ok(flags & AVAIL_NO_INTERRUPT == 0);
+            return Ok(self.avail_word(window, 0)? & AVAIL_NO_INTERRUPT == 0);
         }
-        let used_event = match &self.host {
-            Some(host) => host.used_event(),
-            None => window.load_u16(self.layout.avail + RING_OFFSET + 2 * u64::from(self.layout.size))?,
-        };
+        let used_event = self.avail_word(window, RING_OFFSET + 2 * u64::from(self.layout.size))?;
         Ok(self.next_used.wrapping_sub(used_event).wrapping_sub(1) < self.next_used.wrapping_sub(old))
     }
 
@@ -214,7 +241,7 @@ impl Ring {
     /// # Errors
     /// The ring is not reachable.
     #[inline]
-    pub fn suppress_kicks(&self, window: &Window<'_>) -> Result<(), RingError> {
+    pub fn suppress_kicks(&mut self, window: &Window<'_>) -> Result<(), RingError> {
         if !self.layout.event_idx {
             self.set_used_flags(window, USED_NO_NOTIFY)?;
         }
@@ -226,55 +253,14 @@ impl Ring {
     /// # Errors
     /// The ring is not reachable, or the available index is impossible.
     #[inline]
-    pub fn request_kicks(&self, window: &Window<'_>) -> Result<u16, RingError> {
+    pub fn request_kicks(&mut self, window: &Window<'_>) -> Result<u16, RingError> {
         if self.layout.event_idx {
-            match &self.host {
-                Some(host) => host.set_avail_event(self.next_avail),
-                None => {
-                    let avail_event = self.layout.used + RING_OFFSET + 8 * u64::from(self.layout.size);
-                    window.store_u16(avail_event, self.next_avail)?;
-                }
-            }
+            self.set_used_word(window, RING_OFFSET + 8 * u64::from(self.layout.size), self.next_avail)?;
         } else {
             self.set_used_flags(window, 0)?;
         }
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.pending(window)
-    }
-
-    fn set_used_flags(&self, window: &Window<'_>, flags: u16) -> Result<(), RingError> {
-        match &self.host {
-            Some(host) => host.set_used_flags(flags),
-            None => window.store_u16(self.layout.used, flags)?,
-        }
-        Ok(())
-    }
-
-    /// Starts to fetch the next `count` used elements, to be written.
-    #[inline]
-    pub fn prefetch_used(&self, count: u16) {
-        if let Some(host) = &self.host {
-            for ahead in (0..count).step_by(8) {
-                host.prefetch_used_element(self.next_used.wrapping_add(ahead));
-            }
-        }
-    }
-
-    /// Starts to fetch the first descriptor of the chain at `head`.
-    #[inline]
-    pub fn prefetch_head(&self, head: u16) {
-        if let Some(host) = &self.host {
-            host.prefetch_descriptor(head);
-        }
-    }
-
-    /// Starts to fetch what the first descriptor of the chain at `head` points at: a table or a buffer. The look at the
-    /// descriptor decides nothing else, so it is none of the one copy that [`Ring::load_chain`] makes.
-    #[inline]
-    pub fn prefetch_chain(&self, window: &Window<'_>, head: u16) {
-        if let Some(descriptor) = self.host.as_ref().and_then(|host| host.descriptor(head)) {
-            let _ = window.fetch(descriptor.addr.get(), descriptor.len.get(), Access::Read);
-        }
     }
 
     /// Follows the chain that starts at `head` into `chain`.
@@ -283,7 +269,7 @@ impl Ring {
     /// See [`ChainError`].
     #[inline]
     pub fn load_chain(&self, window: &Window<'_>, head: u16, chain: &mut Chain) -> Result<(), ChainError> {
-        chain.load(window, &self.layout, self.host.as_ref(), head)
+        chain.load(window, &self.layout, self.parts.get(window, &self.layout, Part::Descriptors), head)
     }
 
     /// Whether a driver has ever received an element here: a ring that a driver has just laid out is all zero.
@@ -299,5 +285,40 @@ impl Ring {
             }
         }
         Ok(false)
+    }
+
+    /// Place of entry `index` in either ring.
+    #[inline]
+    fn slot(&self, index: u16) -> u64 {
+        u64::from(index & (self.layout.size - 1))
+    }
+
+    /// The word at even `offset` of the available ring.
+    #[inline]
+    fn avail_word(&self, window: &Window<'_>, offset: u64) -> Result<u16, RingError> {
+        let part = self.parts.get(window, &self.layout, Part::Avail);
+        match part.and_then(|part| part.load_u16(host_len(offset))) {
+            Some(word) => Ok(word),
+            None => Ok(window.load_u16(self.layout.avail + offset)?),
+        }
+    }
+
+    /// Writes the word at even `offset` of the used ring: all earlier writes are visible first.
+    #[inline]
+    fn set_used_word(&self, window: &Window<'_>, offset: u64, value: u16) -> Result<(), RingError> {
+        let part = self.parts.get(window, &self.layout, Part::Used);
+        match part.and_then(|part| part.store_u16(host_len(offset), value)) {
+            Some(()) => Ok(()),
+            None => Ok(window.store_u16(self.layout.used + offset, value)?),
+        }
+    }
+
+    /// Tells the driver by the used ring's flags, unless it was told before: the driver reads that line all the time.
+    fn set_used_flags(&mut self, window: &Window<'_>, flags: u16) -> Result<(), RingError> {
+        if self.used_flags != Some(flags) {
+            self.set_used_word(window, 0, flags)?;
+            self.used_flags = Some(flags);
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,12 @@
 //! Rings and chains as a hostile driver lays them out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
+use iommu_calgary::{
+    Calgary, DomainId, DomainKind, EndpointId, FaultReason, Iova, Limits, Permissions, RealAddr, TableSize,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
@@ -215,12 +219,12 @@ fn the_interrupt_index_is_honoured_across_the_wrap() {
 #[test]
 fn kicks_are_asked_for_by_index_or_by_flag() {
     let mut bench = Bench::new();
-    let ring = Ring::new(Bench::layout(true), 7);
+    let mut ring = Ring::new(Bench::layout(true), 7);
     bench.put_u16(AVAIL + 2, 7);
     ring.request_kicks(&bench.dma.enter()).unwrap();
     assert_eq!(bench.get_u16(USED + 4 + 8 * u64::from(SIZE)), 7);
 
-    let ring = Ring::new(Bench::layout(false), 7);
+    let mut ring = Ring::new(Bench::layout(false), 7);
     ring.suppress_kicks(&bench.dma.enter()).unwrap();
     assert_eq!(bench.get_u16(USED), USED_NO_NOTIFY);
     bench.put_u16(AVAIL + 2, 9);
@@ -253,4 +257,155 @@ fn memory_is_let_go_with_its_snapshot() {
     let mut dma = Dma::direct();
     dma.set_memory(Arc::clone(&ram));
     assert!(dma.enter().load_u16(0).is_err());
+}
+
+/// A unit with one endpoint whose device has a ring: driver's parts at one IOVA page each, the used ring at a third.
+struct Behind {
+    calgary: Calgary,
+    dma: Dma,
+    memory: GuestMemoryMmap,
+}
+
+const DOMAIN: DomainId = DomainId(1);
+
+impl Behind {
+    fn new() -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+        let mut calgary = Calgary::new(TableSize::MiB32, Limits::default()).unwrap();
+        let phb = calgary.add_endpoint(EndpointId(8)).unwrap();
+        calgary.attach(DOMAIN, EndpointId(8), DomainKind::Translated).unwrap();
+        let mut dma = Dma::translated(&phb);
+        dma.set_memory(GuestRam::new(&memory));
+        let mut behind = Self { calgary, dma, memory };
+        for (iova, real) in [(DESCRIPTORS, 0x1_1000), (AVAIL, 0x1_2000), (USED, 0x1_3000)] {
+            behind.map(iova, real);
+        }
+        behind.commit();
+        behind
+    }
+
+    fn map(&mut self, iova: u64, real: u64) {
+        let (first, last) = (Iova(iova), Iova(iova + 0xfff));
+        self.calgary.map(DOMAIN, first, last, RealAddr(real), Permissions::READ_WRITE).unwrap();
+    }
+
+    fn unmap(&mut self, iova: u64) {
+        assert_eq!(self.calgary.unmap(DOMAIN, Iova(iova), Iova(iova + 0xfff)), Ok(1));
+    }
+
+    /// What a guest waits for before it sees its requests completed.
+    fn commit(&mut self) {
+        assert!(self.calgary.commit(Duration::from_secs(10)).broken.is_empty());
+    }
+
+    fn real_u16(&self, address: u64) -> u16 {
+        self.memory.read_obj(GuestAddress(address)).unwrap()
+    }
+}
+
+#[test]
+fn a_translated_ring_goes_where_its_pages_are_mapped_now() {
+    let mut behind = Behind::new();
+    let mut ring = Ring::new(Bench::layout(true), 0);
+    let complete = |behind: &mut Behind, ring: &mut Ring| {
+        let window = behind.dma.enter();
+        ring.push_used(&window, 3, 7)?;
+        ring.publish(&window)
+    };
+    complete(&mut behind, &mut ring).unwrap();
+    assert_eq!(behind.real_u16(0x1_3002), 1);
+
+    // Moved: once the commit is over, nothing reaches the old page.
+    behind.unmap(USED);
+    behind.map(USED, 0x2_3000);
+    behind.commit();
+    complete(&mut behind, &mut ring).unwrap();
+    assert_eq!((behind.real_u16(0x1_3002), behind.real_u16(0x2_3002)), (1, 2));
+
+    // Gone.
+    behind.unmap(USED);
+    behind.commit();
+    let not_mapped = |outcome: Result<(), RingError>| {
+        let Err(RingError::Fault(fault)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(fault.reason, DmaFaultReason::Table(FaultReason::NotMapped));
+    };
+    not_mapped(complete(&mut behind, &mut ring));
+    assert_eq!((behind.real_u16(0x1_3002), behind.real_u16(0x2_3002)), (1, 2));
+
+    // The driver's part, read in one window and gone in the next.
+    behind.memory.write_obj(1_u16, GuestAddress(0x1_2002)).unwrap();
+    assert_eq!(ring.pending(&behind.dma.enter()), Ok(1));
+    behind.unmap(AVAIL);
+    behind.commit();
+    not_mapped(ring.pending(&behind.dma.enter()).map(drop));
+
+    // The whole address space.
+    behind.map(AVAIL, 0x1_2000);
+    behind.commit();
+    assert_eq!(ring.pending(&behind.dma.enter()), Ok(1));
+    behind.calgary.detach(DOMAIN, EndpointId(8)).unwrap();
+    behind.commit();
+    assert!(ring.pending(&behind.dma.enter()).is_err());
+}
+
+#[test]
+fn a_translated_ring_may_be_scattered_and_read_only_where_the_driver_owns_it() {
+    let mut behind = Behind::new();
+    // 512 descriptors take two pages, here in reverse order.
+    let layout = RingLayout { descriptors: 0x8000, size: 512, ..Bench::layout(true) };
+    behind.map(0x8000, 0x5000);
+    behind.map(0x9000, 0x4000);
+    behind.commit();
+    let ring = Ring::new(layout, 0);
+    let mut chain = Chain::default();
+    for (head, real) in [(1, 0x5010), (256, 0x4000)] {
+        let descriptor = Descriptor::new(real, 9, 0, 0);
+        behind.memory.write_slice(descriptor.as_bytes(), GuestAddress(real)).unwrap();
+        ring.load_chain(&behind.dma.enter(), head, &mut chain).unwrap();
+        assert_eq!(chain.readable, [Buffer { address: real, len: 9 }]);
+    }
+    // A device that may read its used ring but not write it completes nothing.
+    behind.unmap(USED);
+    let (first, last) = (Iova(USED), Iova(USED + 0xfff));
+    behind.calgary.map(DOMAIN, first, last, RealAddr(0x1_3000), Permissions::READ).unwrap();
+    behind.commit();
+    let mut ring = Ring::new(Bench::layout(true), 0);
+    assert!(ring.push_used(&behind.dma.enter(), 0, 0).is_err());
+    assert!(ring.publish(&behind.dma.enter()).is_err());
+    assert_eq!(behind.real_u16(0x1_3002), 0);
+}
+
+#[test]
+fn only_the_usual_shape_is_a_pair() {
+    let mut bench = Bench::new();
+    let pair = |bench: &mut Bench, head: u16| {
+        let window = bench.dma.enter();
+        let ring = Ring::new(Bench::layout(false), 0);
+        let place = ring.pairs(&window).place(&window, head)?;
+        place.pair(&window).map(|pair| (pair.readable.bytes(), pair.writable.bytes()))
+    };
+    bench.table(0x8000, &[(0x200, 36, NEXT, 1), (0x300, 4, WRITE, 0)]);
+    bench.table(DESCRIPTORS, &[(0x8000, 32, INDIRECT, 0), (0x200, 28, NEXT, 3), (0, 0, 0, 0), (0x300, 4, WRITE, 0)]);
+    assert_eq!(pair(&mut bench, 0), Some((36, 4)));
+    assert_eq!(pair(&mut bench, 1), Some((28, 4)));
+    let beyond = RAM as u64 - 2;
+    let unusual: [[Fields; 2]; 8] = [
+        [(0x200, 4, 0, 1), (0x300, 4, WRITE, 0)],
+        [(0x200, 4, NEXT | WRITE, 1), (0x300, 4, WRITE, 0)],
+        [(0x200, 4, NEXT, 1), (0x300, 4, 0, 0)],
+        [(0x200, 4, NEXT, 1), (0x300, 4, WRITE | NEXT, 0)],
+        [(0x200, 4, NEXT, 0), (0x300, 4, WRITE, 0)],
+        [(0x200, 0, NEXT, 1), (0x300, 4, WRITE, 0)],
+        [(beyond, 4, NEXT, 1), (0x300, 4, WRITE, 0)],
+        [(0x200, 4, NEXT, 1), (u64::MAX, 4, WRITE, 0)],
+    ];
+    for table in unusual {
+        bench.table(0x8000, &table);
+        assert_eq!(pair(&mut bench, 0), None, "{table:?}");
+    }
+    for head in [SIZE, u16::MAX] {
+        assert_eq!(pair(&mut bench, head), None);
+    }
+    bench.table(DESCRIPTORS, &[(0x8000, 48, INDIRECT, 0), (0x200, 28, NEXT, SIZE)]);
+    assert_eq!((pair(&mut bench, 0), pair(&mut bench, 1)), (None, None));
 }

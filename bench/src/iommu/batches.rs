@@ -1,4 +1,8 @@
-//! Batches of MAPs and UNMAPs of one page each, laid out in advance so that the client's own work is small.
+//! Batches of MAPs and UNMAPs of one page each, worked out in advance so that the client's own work is small.
+//!
+//! They lie where Linux's driver puts them: it allocates an object for each request, which holds the readable part, the
+//! writable part right behind it and 32 bytes of its own before them, and the ring allocates a table of two descriptors.
+//! Its allocator has objects of 96, 64 and 32 bytes for a MAP, an UNMAP and a table.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,12 +23,16 @@ const STRIDE: u64 = 2;
 const FIRST_PAGE: u64 = 256;
 /// The domain.
 const DOMAIN: u32 = 1;
+/// Bytes of an answer.
+const TAIL: usize = 4;
 /// A byte that no status has.
 const POISON: u8 = 0xa5;
-/// Bytes of a slot: request, tail, descriptors.
-const SLOT: u64 = 256;
-const TAIL: u64 = 128;
-const TABLE: u64 = 192;
+/// What the driver keeps in front of a request, in bytes.
+const OWN: u64 = 32;
+/// Bytes from one MAP to the next, one UNMAP to the next and one table to the next.
+const MAP_OBJECT: u64 = 96;
+const UNMAP_OBJECT: u64 = 64;
+const TABLE_OBJECT: u64 = 32;
 /// How long a batch may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -36,15 +44,37 @@ pub(super) struct Batches {
     memory: Arc<GuestMemory>,
     maps: Vec<Slot>,
     unmaps: Vec<Slot>,
+    /// The first of the tables; the `n`-th request of a batch has the `n`-th one.
+    tables: GuestPhys,
     live: u64,
     spread: u64,
 }
 
-/// One request in guest memory.
+/// One request and its place in guest memory.
 #[derive(Debug)]
 struct Slot {
     at: GuestPhys,
+    /// What the driver writes there: the request, and poison for the tail.
+    bytes: Vec<u8>,
     segments: [Segment; 2],
+}
+
+impl Slot {
+    fn new(at: GuestPhys, request: &Request) -> Self {
+        let mut bytes = request.to_bytes();
+        let readable = bytes.len() as u64;
+        bytes.extend([POISON; TAIL]);
+        let segments = [
+            Segment { address: at.into(), bytes: u32::try_from(readable).unwrap_or(u32::MAX), writable: false },
+            Segment { address: (at + readable).into(), bytes: 4, writable: true },
+        ];
+        Self { at, bytes, segments }
+    }
+
+    /// Where the answer is.
+    fn tail(&self) -> GuestPhys {
+        self.at + (self.bytes.len() - TAIL) as u64
+    }
 }
 
 impl Batches {
@@ -59,16 +89,16 @@ impl Batches {
         let options = IommuOptions { queue_size: RING, ..IommuOptions::default() };
         let iommu = Iommu::start(device, Arc::clone(&memory), &options)?;
         iommu.attach(DOMAIN, endpoint, 0)?;
-        let slots = memory.take_run(usize::from(RING) * 2 * 256)?;
+        let place = |object: u64| memory.take_run(usize::from(RING) * usize::try_from(object).unwrap_or(usize::MAX));
+        let (maps, unmaps, tables) = (place(MAP_OBJECT)?, place(UNMAP_OBJECT)?, place(TABLE_OBJECT)?);
         // Spread over the whole range, as a guest's buffers are.
         let spread = (most / u64::from(RING)).max(1);
-        let mut batches = Self { peer, iommu, memory, maps: Vec::new(), unmaps: Vec::new(), live: 0, spread };
+        let mut batches = Self { peer, iommu, memory, maps: Vec::new(), unmaps: Vec::new(), tables, live: 0, spread };
         for index in 0..u64::from(RING) {
-            let (map, unmap) = (batches.map(batches.worked_on(index)), unmap(batches.worked_on(index)));
-            let map = batches.place(slots + 2 * index * SLOT, &map)?;
+            let page = batches.worked_on(index);
+            let map = Slot::new(maps + index * MAP_OBJECT + OWN, &batches.map(page));
             batches.maps.push(map);
-            let unmap = batches.place(slots + (2 * index + 1) * SLOT, &unmap)?;
-            batches.unmaps.push(unmap);
+            batches.unmaps.push(Slot::new(unmaps + index * UNMAP_OBJECT + OWN, &unmap(page)));
         }
         Ok(batches)
     }
@@ -88,17 +118,6 @@ impl Batches {
             target,
             flags: MAP_F_READ | MAP_F_WRITE,
         }
-    }
-
-    fn place(&self, at: GuestPhys, request: &Request) -> Result<Slot, Failure> {
-        let bytes = request.to_bytes();
-        self.memory.write(at, &bytes)?;
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let segments = [
-            Segment { address: at.into(), bytes: length, writable: false },
-            Segment { address: (at + TAIL).into(), bytes: 4, writable: true },
-        ];
-        Ok(Slot { at, segments })
     }
 
     /// Maps or unmaps until `live` mappings stand besides those worked on.
@@ -151,10 +170,10 @@ impl Batches {
     }
 
     fn batch(&self, queue: &mut VirtQueue, slots: &[Slot]) -> Result<Duration, Failure> {
-        for slot in slots {
-            self.memory.write(slot.at + TAIL, &[POISON; 4])?;
-            let table = IndirectTable { memory: slot.at + TABLE, device: (slot.at + TABLE).into() };
-            queue.add(&slot.segments, Some(table))?;
+        for (index, slot) in (0..).zip(slots) {
+            self.memory.write(slot.at, &slot.bytes)?;
+            let memory = self.tables + index * TABLE_OBJECT;
+            queue.add(&slot.segments, Some(IndirectTable { memory, device: memory.into() }))?;
         }
         let end = queue.ring().device_used_index()?.wrapping_add(queue.ring().outstanding());
         let start = Instant::now();
@@ -167,8 +186,8 @@ impl Batches {
             }
         }
         for slot in slots {
-            let mut tail = [POISON; 4];
-            self.memory.read(slot.at + TAIL, &mut tail)?;
+            let mut tail = [POISON; TAIL];
+            self.memory.read(slot.tail(), &mut tail)?;
             self.check(4, Status::from(tail[0]))?;
         }
         Ok(wall)

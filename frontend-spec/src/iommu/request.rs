@@ -83,6 +83,7 @@ impl Request {
     /// # Errors
     /// [`ParseError::TooShort`] if the head or the body is incomplete, [`ParseError::UnknownType`] for a complete head of
     /// another type, whatever its length.
+    #[inline]
     pub fn parse(readable: &[u8]) -> Result<Self, ParseError> {
         let head: Head = read(readable)?;
         match head.kind {
@@ -129,6 +130,7 @@ impl Request {
     }
 }
 
+#[inline]
 fn read<T: FromBytes + KnownLayout + Immutable>(readable: &[u8]) -> Result<T, ParseError> {
     T::read_from_prefix(readable)
         .map(|(value, _)| value)

@@ -24,6 +24,8 @@ const REMOVED_RANGES: usize = 64;
 pub struct Domain<T = TceTable> {
     table: Arc<T>,
     size: TableSize,
+    /// Last address of the window.
+    window_end: u64,
     valid: Bitmap,
     start: Bitmap,
     mappings: u64,
@@ -36,6 +38,7 @@ impl<T> Domain<T> {
         Self {
             table: Arc::new(table),
             size,
+            window_end: size.window_bytes() - 1,
             valid: Bitmap::new(size.entries()),
             start: Bitmap::new(size.entries()),
             mappings: 0,
@@ -57,6 +60,7 @@ impl<T> Domain<T> {
     }
 
     /// Whether the table is as the bitmaps say, and everything that was removed is out of use.
+    #[inline]
     pub(crate) fn is_clean(&self) -> bool {
         self.pending.is_empty() && self.removed.is_empty()
     }
@@ -78,6 +82,7 @@ impl<T> Domain<T> {
 
     /// Maps `first..=last` to consecutive real pages from `real` on, as one mapping. `admit` is asked last whether the
     /// real pages, by address and number, can be had.
+    #[inline]
     pub(crate) fn map(
         &mut self,
         first: Iova,
@@ -92,7 +97,7 @@ impl<T> Domain<T> {
         if (first.0 | real.0 | last.0.wrapping_add(1)) & (PAGE_SIZE - 1) != 0 {
             return Err(MapError::Unaligned);
         }
-        if last.0 >= self.size.window_bytes() {
+        if last.0 > self.window_end {
             return Err(MapError::OutsideWindow);
         }
         if reserved.iter().any(|region| region.overlaps(range)) {
@@ -114,15 +119,15 @@ impl<T> Domain<T> {
     }
 
     /// Removes every mapping inside `first..=last`, unless one lies only partly inside: then it removes none.
+    #[inline]
     pub(crate) fn unmap(&mut self, first: Iova, last: Iova) -> Result<u64, UnmapError> {
         if last < first {
             return Err(UnmapError::Inverted);
         }
-        let window_end = self.size.window_bytes() - 1;
-        if first.0 > window_end {
+        if first.0 > self.window_end {
             return Ok(0);
         }
-        let last = Iova(last.0.min(window_end));
+        let last = Iova(last.0.min(self.window_end));
         if self.splits(first, last) {
             return Err(UnmapError::Split);
         }
@@ -154,6 +159,7 @@ impl<T> Domain<T> {
     /// Whether a mapping lies partly inside and partly outside of `first..=last`, which is inside the window.
     ///
     /// Mappings consist of whole pages, so only the two edges can cut one.
+    #[inline]
     fn splits(&self, first: Iova, last: Iova) -> bool {
         let first_page = first.page();
         if self.valid.contains(first_page) && (first.offset_in_page() != 0 || !self.start.contains(first_page)) {

@@ -40,11 +40,13 @@ impl Pending {
         Self { fills: Vec::new(), freed: Vec::new(), stale: Bitmap::new(entries), remapped: false }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.fills.is_empty() && self.freed.is_empty()
     }
 
     /// Pages `first..=last` were mapped to consecutive real pages from that of `tce` on.
+    #[inline]
     pub(crate) fn fill(&mut self, first: usize, last: usize, tce: Tce) {
         if self.remapped {
             self.stale.insert_range(first, last);
@@ -54,12 +56,10 @@ impl Pending {
 
     /// The pages of one word in `mask` were freed. Returns those that the table knows: what this batch mapped itself was
     /// never stored, so nobody can have used it.
+    #[inline]
     pub(crate) fn free(&mut self, word: usize, mask: u64) -> u64 {
         if !self.remapped && !self.fills.is_empty() {
-            self.remapped = true;
-            for fill in &self.fills {
-                self.stale.insert_range(fill.first, fill.last);
-            }
+            self.remap();
         }
         let known = mask & !self.stale.word(word);
         self.stale.insert_mask(word, mask);
@@ -69,6 +69,15 @@ impl Pending {
             _ => self.freed.push((word, word)),
         }
         known
+    }
+
+    /// From here on pages decide, and no longer the list of MAPs.
+    #[cold]
+    fn remap(&mut self) {
+        self.remapped = true;
+        for fill in &self.fills {
+            self.stale.insert_range(fill.first, fill.last);
+        }
     }
 
     /// Stores every changed entry. `valid` are the pages that are mapped now.

@@ -297,6 +297,7 @@ impl<C: Chip> Calgary<C> {
     }
 
     /// Index of a domain in `domains`.
+    #[inline]
     pub(crate) fn find(&mut self, domain: DomainId) -> Option<usize> {
         if self.domains.get(self.recent).is_none_or(|slot| slot.id != domain) {
             self.recent = self.search(domain).ok()?;

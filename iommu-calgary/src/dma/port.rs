@@ -104,6 +104,14 @@ pub enum FaultReason {
 }
 
 impl Epoch<'_> {
+    /// Distinguishes this epoch from every other one of its port, so that what was translated in it can be remembered
+    /// for as long as it lasts and no longer.
+    #[must_use]
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.port.outside
+    }
+
     /// Translates the longest contiguous run that starts at `iova`, is no longer than `len` bytes, and permits `access`
     /// throughout. The run may be shorter than `len`: ask again from its end.
     ///

@@ -9,6 +9,7 @@
 //! DMA in flight, and only then are the answers written and published, with one store of the index and at most one
 //! interrupt.
 
+mod batch;
 mod core;
 mod events;
 mod faults;
@@ -29,7 +30,7 @@ use zerocopy::IntoBytes;
 use frontend_spec::iommu::{Config, EVENT_QUEUE, REQUEST_QUEUE, feature as iommu_feature};
 use frontend_spec::virtio::{DEVICE_ID_IOMMU, feature};
 
-use self::requests::Batch;
+use self::batch::Batch;
 use super::poll::Poller;
 use super::throttle::Throttle;
 use super::{PollPolicy, Queue, Shared};
@@ -149,11 +150,7 @@ impl Device for IommuDevice {
     }
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        let worker = &mut *self.shared.control();
-        for queue in worker.queues.iter_mut().flatten() {
-            queue.ring.forget_host();
-        }
-        worker.dma.set_memory(ram);
+        self.shared.control().dma.set_memory(ram);
     }
 
     fn activate(&self, queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {

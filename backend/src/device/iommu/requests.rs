@@ -1,67 +1,21 @@
 //! The request queue: one drain is one batch (virtio 1.2 §5.13.6).
 
 use frontend_spec::iommu::{
-    AttachFlags, MAX_READABLE_BYTES, MapFlags, ParseError, ProbeBuffer, REQUEST_QUEUE, Request, ResvMemSubtype, Status,
-    Tail, feature,
+    AttachFlags, MAX_READABLE_BYTES, MapFlags, ProbeBuffer, REQUEST_QUEUE, Request, ResvMemSubtype, Status, Tail,
+    feature,
 };
 use iommu_calgary::{
     AttachError, Calgary, DetachError, DomainId, DomainKind, EndpointId, Iova, MapError, Permissions, RealAddr,
     UnmapError,
 };
-use zerocopy::IntoBytes;
 
+use super::batch::{Answer, Batch, MAX_ANSWER, Malformed, Shape, Slot, TAIL_BYTES, tail_bytes};
 use super::{IommuDevice, LAST_DOMAIN, PROBE_SIZE, ReservedKind, Worker};
 use crate::device::poll::PollEnd;
 use crate::device::throttle::warn_throttled;
 use crate::device::{Left, Queue};
 use crate::dma::Window;
-use crate::ring::{Chain, RingError};
-
-/// Longest answer: the properties of a PROBE and its tail.
-const MAX_ANSWER: usize = PROBE_SIZE as usize + Tail::SIZE;
-
-/// Requests between the available and the used ring. Its memory is kept from drain to drain.
-#[derive(Default)]
-pub(super) struct Batch {
-    entries: Vec<Entry>,
-    used: usize,
-    pub(super) event_chain: Chain,
-}
-
-/// One request and its answer.
-#[derive(Default)]
-struct Entry {
-    head: u16,
-    chain: Chain,
-    answer: Answer,
-    /// Took something away: must not be called done if the commit fails.
-    removes: bool,
-}
-
-#[derive(Default)]
-enum Answer {
-    /// Nothing is written; the used length is 0.
-    #[default]
-    Silent,
-    /// The request is loaded and not executed yet.
-    Pending,
-    /// Only a tail.
-    Tail(Status),
-    /// `PROBE_SIZE` bytes of properties, then a tail.
-    Probe(Status, Box<[u8; MAX_ANSWER]>),
-    /// A tail of `INVAL` in the last four bytes of a writable part too short for the properties.
-    ShortProbe,
-}
-
-impl Batch {
-    fn next(&mut self) -> &mut Entry {
-        if self.used == self.entries.len() {
-            self.entries.push(Entry::default());
-        }
-        self.used += 1;
-        &mut self.entries[self.used - 1]
-    }
-}
+use crate::ring::{Pair, RingError};
 
 impl IommuDevice {
     /// Serves the request queue until it is empty and stays so for as long as the policy polls.
@@ -128,17 +82,21 @@ impl IommuDevice {
         let Worker { dma, queues, batch, .. } = worker;
         let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(0) };
         let window = dma.enter();
-        queue.ring.resolve_host(&window);
         queue.ring.suppress_kicks(&window)?;
         let mut served = 0;
+        let mut slots = batch.take_slots();
         loop {
             let pending = queue.ring.pending(&window)?;
             if pending == 0 || self.shared.is_wanted() && served > 0 {
+                batch.keep_slots(slots);
                 return Ok(served);
             }
             served += u64::from(pending);
-            self.apply(queue, &window, batch, pending)?;
-            self.publish(queue, &window, batch)?;
+            batch.start();
+            slots.clear();
+            self.load(queue, &window, batch, &mut slots, pending)?;
+            self.apply(&window, batch, &mut slots);
+            self.publish(queue, &window, batch, &slots)?;
             if queue.ring.wants_interrupt(&window)? {
                 self.iommu.stats().note_interrupt();
                 queue.interrupt.signal();
@@ -146,103 +104,142 @@ impl IommuDevice {
         }
     }
 
-    /// Takes `pending` requests, applies them in order, and makes them true.
-    fn apply(&self, queue: &mut Queue, window: &Window<'_>, batch: &mut Batch, pending: u16) -> Result<(), RingError> {
-        batch.used = 0;
-        for _ in 0..pending {
-            let head = queue.ring.take(window)?;
-            queue.ring.prefetch_head(head);
-            let entry = batch.next();
-            entry.head = head;
-            entry.removes = false;
+    /// Takes `pending` requests. Each step is done for all of them before the next, so that the lines that a guest's
+    /// processor has just written are fetched side by side.
+    fn load<'w>(
+        &self,
+        queue: &mut Queue,
+        window: &'w Window<'_>,
+        batch: &mut Batch,
+        slots: &mut Vec<Slot<'w>>,
+        pending: u16,
+    ) -> Result<(), RingError> {
+        batch.recent.fetch_for(pending);
+        slots.reserve(usize::from(pending));
+        queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
+        let pairs = queue.ring.pairs(window);
+        for slot in &mut *slots {
+            if let Some(place) = pairs.place(window, slot.head) {
+                slot.shape = Shape::Placed(place);
+            }
         }
-        queue.ring.prefetch_used(pending);
-        let entries = &mut batch.entries[..batch.used];
-        for entry in &*entries {
-            queue.ring.prefetch_chain(window, entry.head);
-        }
-        for entry in &mut *entries {
-            entry.answer = match queue.ring.load_chain(window, entry.head, &mut entry.chain) {
-                Ok(()) => {
-                    let _ = entry.chain.fetch_readable(window);
-                    let _ = entry.chain.fetch_writable(window);
-                    Answer::Pending
-                }
+        for slot in slots {
+            if let Shape::Placed(place) = slot.shape
+                && let Some(pair) = place.pair(window)
+            {
+                slot.shape = Shape::Pair(pair);
+                batch.recent.note(place, pair);
+                continue;
+            }
+            let (number, chain) = batch.next_chain();
+            match queue.ring.load_chain(window, slot.head, chain) {
+                Ok(()) => slot.shape = Shape::Chain(number),
                 Err(cause) => {
                     warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
-                    self.iommu.stats().note_malformed();
-                    Answer::Silent
+                    batch.tally.malformed += 1;
+                    slot.shape = Shape::Malformed;
                 }
-            };
-        }
-        let mut calgary = self.iommu.calgary();
-        for entry in entries.iter_mut().filter(|entry| matches!(entry.answer, Answer::Pending)) {
-            entry.answer = self.execute(&mut calgary, window, &entry.chain, &mut entry.removes);
-        }
-        self.iommu.stats().note_batch(u64::from(pending));
-        if !self.iommu.commit(&mut calgary) {
-            for entry in entries.iter_mut().filter(|entry| entry.removes) {
-                entry.answer = Answer::Tail(Status::DevErr);
             }
         }
         Ok(())
     }
 
-    /// Writes the answers and hands the chains back, all visible at once.
-    fn publish(&self, queue: &mut Queue, window: &Window<'_>, batch: &Batch) -> Result<(), RingError> {
-        for entry in &batch.entries[..batch.used] {
-            let written = match &entry.answer {
-                Answer::Silent | Answer::Pending => Ok(0),
-                Answer::Tail(status) => {
-                    self.iommu.stats().note_status(*status);
-                    let tail = Tail::new(*status);
-                    match entry.chain.fetch_writable(window).and_then(|piece| piece.copy_out(tail.as_bytes())) {
-                        Some(written) => Ok(written),
-                        None => entry.chain.copy_out(window, tail.as_bytes()),
-                    }
+    /// Applies the requests in order, and makes them true.
+    fn apply(&self, window: &Window<'_>, batch: &mut Batch, slots: &mut [Slot<'_>]) {
+        let mut calgary = self.iommu.calgary();
+        for slot in &mut *slots {
+            let mut bytes = [0; MAX_READABLE_BYTES];
+            let (copied, writable) = match slot.shape {
+                Shape::Pair(Pair { readable, writable }) => (Ok(readable.copy_in(&mut bytes)), writable.bytes() as u64),
+                Shape::Chain(number) => {
+                    let chain = &batch.chains[usize::from(number)];
+                    (chain.copy_in(window, &mut bytes), chain.writable_len())
                 }
-                Answer::Probe(status, bytes) => {
-                    self.iommu.stats().note_status(*status);
-                    entry.chain.copy_out(window, &bytes[..])
-                }
-                Answer::ShortProbe => {
-                    self.iommu.stats().note_status(Status::Inval);
-                    write_last(window, &entry.chain, Tail::new(Status::Inval).as_bytes())
-                }
+                Shape::Placed(_) | Shape::Malformed => continue,
             };
-            let len = written.unwrap_or_else(|fault| {
-                warn_throttled!(self.throttle, "iommu: an answer buffer at {:#x} is not guest RAM", fault.address);
-                0
-            });
-            let len = u32::try_from(len).unwrap_or(0);
-            queue.ring.push_used(window, entry.head, len)?;
+            let executed = match copied {
+                Ok(len) => self.execute(&mut calgary, batch, &bytes[..len], writable),
+                Err(fault) => Err(Malformed::Unreachable(fault.address)),
+            };
+            match executed {
+                Ok((answer, removes)) => (slot.answer, slot.removes) = (answer, removes),
+                Err(cause) => {
+                    warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
+                    batch.tally.malformed += 1;
+                }
+            }
         }
+        self.iommu.stats().note_batch(slots.len() as u64);
+        if !self.iommu.commit(&mut calgary) {
+            for slot in slots.iter_mut().filter(|slot| slot.removes) {
+                slot.answer = Answer::Tail(Status::DevErr);
+            }
+        }
+    }
+
+    /// Writes the answers and hands the chains back, all visible at once.
+    fn publish(
+        &self,
+        queue: &mut Queue,
+        window: &Window<'_>,
+        batch: &mut Batch,
+        slots: &[Slot<'_>],
+    ) -> Result<(), RingError> {
+        queue.ring.push_all(window, slots.iter().map(|slot| (slot.head, self.answer(window, batch, slot))))?;
+        self.iommu.stats().add(&batch.tally);
         queue.ring.publish(window)
     }
 
-    /// Applies one request to the tables.
-    fn execute(&self, calgary: &mut Calgary, window: &Window<'_>, chain: &Chain, removes: &mut bool) -> Answer {
-        let mut bytes = [0; MAX_READABLE_BYTES];
-        let silent = |reason: &dyn std::fmt::Display| {
-            warn_throttled!(self.throttle, "iommu: malformed request: {reason}");
-            self.iommu.stats().note_malformed();
-            Answer::Silent
-        };
-        let copied = match chain.fetch_readable(window) {
-            Some(piece) => Ok(piece.copy_in(&mut bytes)),
-            None => chain.copy_in(window, &mut bytes),
-        };
-        let request = match copied {
-            Ok(len) => Request::parse(&bytes[..len]),
-            Err(fault) => return silent(&format_args!("its bytes at {:#x} are not guest RAM", fault.address)),
-        };
-        let request = match request {
-            Ok(request) => request,
-            Err(cause @ (ParseError::UnknownType(_) | ParseError::TooShort { .. })) => return silent(&cause),
-        };
-        let writable = chain.writable_len();
+    /// Writes the answer to one request; returns the used length.
+    #[inline]
+    fn answer(&self, window: &Window<'_>, batch: &mut Batch, slot: &Slot<'_>) -> u32 {
+        match slot.answer {
+            Answer::Silent => 0,
+            Answer::Tail(status) => {
+                batch.tally.note_status(status);
+                let tail = tail_bytes(status);
+                match slot.shape {
+                    Shape::Pair(pair) if pair.writable.write(0, tail).is_some() => TAIL_BYTES,
+                    _ => self.answer_in_pieces(window, batch, slot, &tail),
+                }
+            }
+            Answer::Probe(status, number) => {
+                batch.tally.note_status(status);
+                self.answer_in_pieces(window, batch, slot, &batch.probes[usize::from(number)])
+            }
+            Answer::ShortProbe(writable) => {
+                batch.tally.note_status(Status::Inval);
+                // In the last four bytes; everything before them counts as written, since a used length counts from the
+                // start (§2.7.8.2).
+                let end = usize::from(writable);
+                let mut all = [0; MAX_ANSWER];
+                all[end - Tail::SIZE..end].copy_from_slice(&tail_bytes(Status::Inval));
+                self.answer_in_pieces(window, batch, slot, &all[..end])
+            }
+        }
+    }
+
+    #[cold]
+    fn answer_in_pieces(&self, window: &Window<'_>, batch: &Batch, slot: &Slot<'_>, bytes: &[u8]) -> u32 {
+        let written = batch.copy_out(window, slot.shape, bytes).unwrap_or_else(|fault| {
+            warn_throttled!(self.throttle, "iommu: an answer buffer at {:#x} is not guest RAM", fault.address);
+            0
+        });
+        u32::try_from(written).unwrap_or(0)
+    }
+
+    /// Applies the request in `bytes` to the tables; says whether it may take something away.
+    #[inline]
+    fn execute(
+        &self,
+        calgary: &mut Calgary,
+        batch: &mut Batch,
+        bytes: &[u8],
+        writable: u64,
+    ) -> Result<(Answer, bool), Malformed> {
+        let request = Request::parse(bytes)?;
         if writable < Tail::SIZE as u64 {
-            return silent(&format_args!("{writable} writable bytes have no room for a tail"));
+            return Err(Malformed::NoRoom(writable));
         }
         let feature_needed = match request {
             Request::Map { .. } | Request::Unmap { .. } => feature::MAP_UNMAP,
@@ -250,28 +247,21 @@ impl IommuDevice {
             _ => 0,
         };
         if feature_needed != 0 && !self.negotiated(feature_needed) {
-            return silent(&"its feature was not negotiated");
+            return Err(Malformed::NotNegotiated);
         }
-        self.iommu.stats().note_request(&request);
-        let status = match request {
-            Request::Attach { domain, endpoint, flags, reserved_nonzero } => {
-                *removes = true;
-                self.attach(calgary, domain, endpoint, flags, reserved_nonzero)
-            }
-            Request::Detach { domain, endpoint } => {
-                *removes = true;
-                detach(calgary, domain, endpoint)
-            }
+        batch.tally.note_request(&request);
+        let (status, removes) = match request {
             Request::Map { domain, virt_start, virt_end, phys_start, flags } => {
-                self.map(calgary, domain, virt_start, virt_end, phys_start, flags)
+                (self.map(calgary, domain, virt_start, virt_end, phys_start, flags), false)
             }
-            Request::Unmap { domain, virt_start, virt_end } => {
-                *removes = true;
-                unmap(calgary, domain, virt_start, virt_end)
+            Request::Unmap { domain, virt_start, virt_end } => (unmap(calgary, domain, virt_start, virt_end), true),
+            Request::Attach { domain, endpoint, flags, reserved_nonzero } => {
+                (self.attach(calgary, domain, endpoint, flags, reserved_nonzero), true)
             }
-            Request::Probe { endpoint } => return self.probe(calgary, endpoint, writable),
+            Request::Detach { domain, endpoint } => (detach(calgary, domain, endpoint), true),
+            Request::Probe { endpoint } => return Ok((self.probe(calgary, batch, endpoint, writable), false)),
         };
-        Answer::Tail(status)
+        Ok((Answer::Tail(status), removes))
     }
 
     fn attach(
@@ -322,11 +312,12 @@ impl IommuDevice {
         }
     }
 
-    fn probe(&self, calgary: &Calgary, endpoint: u32, writable: u64) -> Answer {
+    fn probe(&self, calgary: &Calgary, batch: &mut Batch, endpoint: u32, writable: u64) -> Answer {
         if writable < MAX_ANSWER as u64 {
-            return Answer::ShortProbe;
+            #[expect(clippy::cast_possible_truncation, reason = "below MAX_ANSWER")]
+            return Answer::ShortProbe(writable as u16);
         }
-        let mut answer = Box::new([0; MAX_ANSWER]);
+        let (number, answer) = batch.next_probe();
         let (properties, tail) = answer.split_at_mut(PROBE_SIZE as usize);
         let status = if calgary.endpoints().any(|known| known == EndpointId(endpoint)) {
             let mut buffer = ProbeBuffer::new(properties);
@@ -341,8 +332,8 @@ impl IommuDevice {
         } else {
             Status::NoEnt
         };
-        tail.copy_from_slice(Tail::new(status).as_bytes());
-        Answer::Probe(status, answer)
+        tail.copy_from_slice(&tail_bytes(status));
+        Answer::Probe(status, number)
     }
 }
 
@@ -361,13 +352,4 @@ fn unmap(calgary: &mut Calgary, domain: u32, first: u64, last: u64) -> Status {
         Err(UnmapError::Bypass) => Status::Inval,
         Err(UnmapError::Split | UnmapError::Inverted) => Status::Range,
     }
-}
-
-/// Writes `bytes` into the last bytes of the writable part, and counts everything before them as written, since a
-/// used length counts from the start (§2.7.8.2).
-fn write_last(window: &Window<'_>, chain: &Chain, bytes: &[u8]) -> Result<usize, crate::dma::DmaFault> {
-    let total = usize::try_from(chain.writable_len()).unwrap_or(usize::MAX).min(MAX_ANSWER);
-    let mut all = [0; MAX_ANSWER];
-    all[total - bytes.len()..total].copy_from_slice(bytes);
-    chain.copy_out(window, &all[..total])
 }

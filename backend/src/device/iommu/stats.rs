@@ -32,6 +32,33 @@ pub struct IommuStats {
     broken: AtomicU64,
 }
 
+/// What one batch adds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    requests: [u64; 5],
+    statuses: [u64; STATUSES],
+    pub(super) malformed: u64,
+}
+
+impl Tally {
+    #[inline]
+    pub(super) fn note_request(&mut self, request: &Request) {
+        let index = match request {
+            Request::Attach { .. } => 0,
+            Request::Detach { .. } => 1,
+            Request::Map { .. } => 2,
+            Request::Unmap { .. } => 3,
+            Request::Probe { .. } => 4,
+        };
+        self.requests[index] += 1;
+    }
+
+    #[inline]
+    pub(super) fn note_status(&mut self, status: Status) {
+        self.statuses[(status as usize).min(STATUSES - 1)] += 1;
+    }
+}
+
 /// A copy of the counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IommuStatsSnapshot {
@@ -76,23 +103,13 @@ pub struct IommuStatsSnapshot {
 }
 
 impl IommuStats {
-    pub(super) fn note_request(&self, request: &Request) {
-        let index = match request {
-            Request::Attach { .. } => 0,
-            Request::Detach { .. } => 1,
-            Request::Map { .. } => 2,
-            Request::Unmap { .. } => 3,
-            Request::Probe { .. } => 4,
-        };
-        bump(&self.requests[index], 1);
-    }
-
-    pub(super) fn note_status(&self, status: Status) {
-        bump(&self.statuses[(status as usize).min(STATUSES - 1)], 1);
-    }
-
-    pub(super) fn note_malformed(&self) {
-        bump(&self.malformed, 1);
+    /// Adds what a batch came to.
+    pub(super) fn add(&self, tally: &Tally) {
+        let counters = self.requests.iter().chain(&self.statuses).chain([&self.malformed]);
+        let counts = tally.requests.iter().chain(&tally.statuses).chain([&tally.malformed]);
+        for (counter, count) in counters.zip(counts).filter(|(_, count)| **count > 0) {
+            bump(counter, *count);
+        }
     }
 
     pub(super) fn note_kick(&self) {

@@ -199,7 +199,6 @@ impl<F: FileSystem> ShareDevice<F> {
         let Worker { dma, queue: Some(queue), chain, readable, writable, .. } = worker else { return Ok(()) };
         {
             let window = dma.enter();
-            queue.ring.resolve_host(&window);
             queue.ring.suppress_kicks(&window)?;
         }
         let before = *served;
@@ -306,11 +305,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     fn write_config(&self, _offset: u32, _bytes: &[u8]) {}
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        let worker = &mut *self.shared.control();
-        if let Some(queue) = &mut worker.queue {
-            queue.ring.forget_host();
-        }
-        worker.dma.set_memory(ram);
+        self.shared.control().dma.set_memory(ram);
     }
 
     fn activate(&self, _queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
