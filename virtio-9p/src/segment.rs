@@ -70,7 +70,18 @@ impl<'a> View<'a> {
         View { segments, skip: 0, len }
     }
 
+    /// Pointer to the `len` bytes at `offset`, if they lie in the view and in its first segment.
+    #[inline]
+    fn within_first(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len)?;
+        let first = self.segments.first()?;
+        // Cannot overflow: both parts lie inside one sum of lengths that fits.
+        // SAFETY: what is returned lies in the segment, by the comparison.
+        (self.skip + end <= first.len()).then(|| unsafe { first.at(self.skip + offset) })
+    }
+
     /// The part of at most `len` bytes from `offset`, shorter where the view ends.
+    #[inline]
     fn slice(mut self, offset: usize, len: usize) -> View<'a> {
         let offset = offset.min(self.len);
         self.len = len.min(self.len - offset);
@@ -164,7 +175,19 @@ impl<'a> Readable<'a> {
     }
 
     /// Copies bytes from `offset` into `to`, up to the end of either; returns what was copied.
+    #[inline]
     pub fn copy_to<'b>(&self, offset: usize, to: &'b mut [MaybeUninit<u8>]) -> &'b mut [u8] {
+        let target = to.as_mut_ptr().cast::<u8>();
+        if let Some(from) = self.0.within_first(offset, to.len()) {
+            // SAFETY: as below, with one piece.
+            unsafe { ptr::copy_nonoverlapping(from, target, to.len()) };
+            // SAFETY: all of `to` was written.
+            return unsafe { slice::from_raw_parts_mut(target, to.len()) };
+        }
+        self.copy_pieces_to(offset, to)
+    }
+
+    fn copy_pieces_to<'b>(&self, offset: usize, to: &'b mut [MaybeUninit<u8>]) -> &'b mut [u8] {
         let part = self.0.slice(offset, to.len());
         let target = to.as_mut_ptr().cast::<u8>();
         let mut done = 0;
@@ -247,7 +270,17 @@ impl<'a> Writable<'a> {
     }
 
     /// Copies `from` to `offset`, up to the end of either; returns the number of bytes copied.
+    #[inline]
     pub fn copy_from(&self, offset: usize, from: &[u8]) -> usize {
+        if let Some(to) = self.0.within_first(offset, from.len()) {
+            // SAFETY: as below, with one piece.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+            return from.len();
+        }
+        self.copy_pieces_from(offset, from)
+    }
+
+    fn copy_pieces_from(&self, offset: usize, from: &[u8]) -> usize {
         let mut done = 0;
         self.0.slice(offset, from.len()).pieces(|to, len| {
             // SAFETY: `to` holds `len` writable bytes by the contract of `Segment::new`; the pieces sum up to at most
@@ -259,6 +292,7 @@ impl<'a> Writable<'a> {
     }
 
     /// Copies `from` to the front and moves the view behind it; false, with nothing done, if it does not fit.
+    #[inline]
     pub fn append(&mut self, from: &[u8]) -> bool {
         if from.len() > self.len() {
             return false;

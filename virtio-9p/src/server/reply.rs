@@ -6,6 +6,9 @@ use crate::errno::Errno;
 use crate::segment::Writable;
 use crate::wire::{Message, Rlerror, Rread, Tag};
 
+/// Bytes of the replies that are put together on the stack: all but long names and errors in words.
+const SMALL_REPLY: usize = 256;
+
 /// The room for one reply. Every reply goes through [`Reply::send`], [`Reply::send_with_payload`] or [`Reply::error`], which
 /// return its length: the used length that virtio reports, equal to the size field.
 pub(super) struct Reply<'a> {
@@ -18,6 +21,7 @@ pub(super) struct Reply<'a> {
 
 impl<'a> Reply<'a> {
     /// The first `limit` bytes of `room`, which must hold at least an error reply. A request with a ticket may wait.
+    #[inline]
     pub(super) fn new(tag: Tag, room: Writable<'a>, limit: usize, ticket: Option<u64>) -> Reply<'a> {
         Reply { tag, room: room.slice(0, limit), limit, ticket, parked: Cell::new(false) }
     }
@@ -47,28 +51,34 @@ impl<'a> Reply<'a> {
     }
 
     /// Checks, before anything is changed, that a reply of `len` bytes will fit; `EMSGSIZE` if not.
+    #[inline]
     pub(super) fn expect(&self, len: usize) -> Result<(), Errno> {
         if len <= self.room.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
     }
 
     /// Writes `message`; `EMSGSIZE` if it does not fit.
+    #[inline]
     pub(super) fn send<'m>(&self, message: &impl Message<'m>) -> Result<usize, Errno> {
         let len = message.head_len();
         self.expect(len)?;
-        let mut small = [0; 256];
-        let mut large;
-        let buf = if len <= small.len() {
-            &mut small[..]
-        } else {
-            large = vec![0; len];
-            &mut large[..]
-        };
-        let written = message.emit(self.tag, buf).map_err(|_| Errno::EMSGSIZE)?;
-        Ok(self.room.copy_from(0, &buf[..written]))
+        let mut small = [0; SMALL_REPLY];
+        if len > small.len() {
+            return self.send_large(message);
+        }
+        let written = message.emit(self.tag, &mut small).map_err(|_| Errno::EMSGSIZE)?;
+        Ok(self.room.copy_from(0, &small[..written]))
+    }
+
+    #[cold]
+    fn send_large<'m>(&self, message: &impl Message<'m>) -> Result<usize, Errno> {
+        let mut large = vec![0; message.head_len()];
+        let written = message.emit(self.tag, &mut large).map_err(|_| Errno::EMSGSIZE)?;
+        Ok(self.room.copy_from(0, &large[..written]))
     }
 
     /// The room behind an 11-byte head for at most `count` bytes of data; `EMSGSIZE` if data was asked for and none fits, since
     /// an empty answer would mean the end of the file.
+    #[inline]
     pub(super) fn payload(&self, count: u32) -> Result<Writable<'a>, Errno> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let payload = self.room.slice(Rread::HEAD_LEN, count);
@@ -79,6 +89,7 @@ impl<'a> Reply<'a> {
     }
 
     /// Writes the head of a message whose payload is already in place behind it.
+    #[inline]
     pub(super) fn send_with_payload<'m>(&self, message: &impl Message<'m>) -> Result<usize, Errno> {
         Ok(self.send(message)? + message.payload_len())
     }

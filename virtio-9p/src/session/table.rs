@@ -36,6 +36,7 @@ fn dense_index(fid: Fid) -> Option<usize> {
 }
 
 impl<F: FileSystem> Slots<F> {
+    #[inline]
     fn get(&self, fid: Fid) -> Option<&Shared<F>> {
         match dense_index(fid) {
             Some(index) => self.dense.get(index)?.as_ref(),
@@ -69,6 +70,7 @@ impl<F: FileSystem> FidTable<F> {
     }
 
     /// The file of `fid`; `EBADF` if there is none.
+    #[inline]
     pub(crate) fn get(&self, fid: Fid) -> Result<Shared<F>, Errno> {
         read(&self.slots).get(fid).cloned().ok_or(Errno::EBADF)
     }

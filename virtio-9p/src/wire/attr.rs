@@ -15,12 +15,15 @@ pub struct Time {
 }
 
 impl<'a> Field<'a> for Time {
+    #[inline]
     fn wire_len(&self) -> usize {
         16
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         Ok(Time { seconds: from.field()?, nanoseconds: from.field()? })
     }
+    #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         self.seconds.encode(to)?;
         self.nanoseconds.encode(to)

@@ -36,6 +36,7 @@ pub struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     /// A decoder over `bytes`.
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Decoder<'a> {
         Decoder { rest: bytes }
     }
@@ -46,12 +47,14 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or(Malformed::Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed::Truncated)?;
         self.rest = rest;
@@ -59,6 +62,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next field, of the type that the caller expects.
+    #[inline]
     pub fn field<T: Field<'a>>(&mut self) -> Result<T, Malformed> {
         T::decode(self)
     }
@@ -73,6 +77,7 @@ pub struct Encoder<'b> {
 
 impl<'b> Encoder<'b> {
     /// An encoder into `buf`.
+    #[inline]
     pub fn new(buf: &'b mut [u8]) -> Encoder<'b> {
         Encoder { buf, len: 0 }
     }
@@ -83,6 +88,7 @@ impl<'b> Encoder<'b> {
     }
 
     /// Appends raw bytes.
+    #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let end = self.len.checked_add(bytes.len()).ok_or(Malformed::NoRoom)?;
         self.buf.get_mut(self.len..end).ok_or(Malformed::NoRoom)?.copy_from_slice(bytes);
@@ -104,12 +110,15 @@ pub trait Field<'a>: Sized {
 macro_rules! integer_field {
     ($($integer:ty),*) => {$(
         impl<'a> Field<'a> for $integer {
+            #[inline]
             fn wire_len(&self) -> usize {
                 size_of::<$integer>()
             }
+            #[inline]
             fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
                 Ok(<$integer>::from_le_bytes(from.array()?))
             }
+            #[inline]
             fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
                 to.bytes(&self.to_le_bytes())
             }
@@ -120,13 +129,16 @@ integer_field!(u8, u16, u32, u64);
 
 /// A string: `len[2]` and the bytes, without a terminator.
 impl<'a> Field<'a> for &'a [u8] {
+    #[inline]
     fn wire_len(&self) -> usize {
         2 + self.len()
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         let len: u16 = from.field()?;
         from.bytes(usize::from(len))
     }
+    #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         u16::try_from(self.len()).map_err(|_| Malformed::NoRoom)?.encode(to)?;
         to.bytes(self)
@@ -137,12 +149,15 @@ impl<'a> Field<'a> for &'a [u8] {
 macro_rules! newtype_field {
     ($name:ty) => {
         impl<'a> $crate::wire::Field<'a> for $name {
+            #[inline]
             fn wire_len(&self) -> usize {
                 self.0.wire_len()
             }
+            #[inline]
             fn decode(from: &mut $crate::wire::Decoder<'a>) -> Result<Self, $crate::wire::Malformed> {
                 from.field().map(Self)
             }
+            #[inline]
             fn encode(&self, to: &mut $crate::wire::Encoder<'_>) -> Result<(), $crate::wire::Malformed> {
                 self.0.encode(to)
             }

@@ -90,12 +90,15 @@ pub struct Header {
 }
 
 impl<'a> Field<'a> for Header {
+    #[inline]
     fn wire_len(&self) -> usize {
         HEADER_LEN
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         Ok(Header { size: from.field()?, kind: from.field()?, tag: from.field()? })
     }
+    #[inline]
     fn encode(&self, to: &mut super::Encoder<'_>) -> Result<(), Malformed> {
         self.size.encode(to)?;
         self.kind.encode(to)?;

@@ -18,11 +18,13 @@ pub trait Message<'a>: Sized {
     fn emit_body(&self, to: &mut Encoder<'_>) -> Result<(), Malformed>;
 
     /// Bytes of file data that follow the fields; they are counted by the size field and are not part of the struct.
+    #[inline]
     fn payload_len(&self) -> usize {
         0
     }
 
     /// Length in bytes of header and fields, without the payload.
+    #[inline]
     fn head_len(&self) -> usize {
         HEADER_LEN + self.body_len()
     }
@@ -42,6 +44,7 @@ pub trait Message<'a>: Sized {
 
     /// Reads the body of a message whose header said `size`.
     #[doc(hidden)]
+    #[inline]
     fn parse_sized(size: u32, frame: &'a [u8]) -> Result<Self, Malformed> {
         let size = usize::try_from(size).map_err(|_| Malformed::Size)?;
         let body = frame.get(HEADER_LEN..size.min(frame.len())).ok_or(Malformed::Size)?;
@@ -60,6 +63,7 @@ pub trait Message<'a>: Sized {
     }
 
     /// Writes header and fields into `buf`; returns their length. The payload is for the caller to place after them.
+    #[inline]
     fn emit(&self, tag: Tag, buf: &mut [u8]) -> Result<usize, Malformed> {
         let size = self
             .head_len()
@@ -100,14 +104,17 @@ macro_rules! messages {
     };
     (@body $life:lifetime $kind:ident ($($count:ident)?) $($field:ident)*) => {
         const TYPE: $crate::wire::MessageType = $crate::wire::MessageType::$kind;
+        #[inline]
         fn body_len(&self) -> usize {
             0 $( + $crate::wire::Field::wire_len(&self.$field) )*
         }
+        #[inline]
         fn parse_body(
             _from: &mut $crate::wire::Decoder<$life>,
         ) -> Result<Self, $crate::wire::Malformed> {
             Ok(Self { $( $field: _from.field()?, )* })
         }
+        #[inline]
         fn emit_body(
             &self,
             _to: &mut $crate::wire::Encoder<'_>,
@@ -116,6 +123,7 @@ macro_rules! messages {
             Ok(())
         }
         $(
+            #[inline]
             fn payload_len(&self) -> usize {
                 usize::try_from(self.$count).unwrap_or(usize::MAX)
             }

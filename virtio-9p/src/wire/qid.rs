@@ -33,12 +33,15 @@ impl Qid {
 }
 
 impl<'a> Field<'a> for Qid {
+    #[inline]
     fn wire_len(&self) -> usize {
         Qid::LEN
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         Ok(Qid { kind: from.field()?, version: from.field()?, path: from.field()? })
     }
+    #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         self.kind.encode(to)?;
         self.version.encode(to)?;

@@ -25,15 +25,18 @@ impl<'a> WalkNames<'a> {
     }
 
     /// The names in order.
+    #[inline]
     pub fn as_slice(&self) -> &[&'a [u8]] {
         &self.names[..self.count]
     }
 }
 
 impl<'a> Field<'a> for WalkNames<'a> {
+    #[inline]
     fn wire_len(&self) -> usize {
         self.as_slice().iter().fold(2, |len, name| len + name.wire_len())
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         let count = usize::from(from.field::<u16>()?);
         let mut all = WalkNames { count, ..WalkNames::default() };
@@ -42,6 +45,7 @@ impl<'a> Field<'a> for WalkNames<'a> {
         }
         Ok(all)
     }
+    #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         // At most 16, so the conversion cannot fail.
         u16::try_from(self.count).map_err(|_| Malformed::TooManyNames)?.encode(to)?;
@@ -65,6 +69,7 @@ impl Default for WalkQids {
 
 impl WalkQids {
     /// Appends a qid; [`Malformed::TooManyNames`] beyond 16.
+    #[inline]
     pub fn push(&mut self, qid: Qid) -> Result<(), Malformed> {
         *self.qids.get_mut(self.count).ok_or(Malformed::TooManyNames)? = qid;
         self.count += 1;
@@ -72,15 +77,18 @@ impl WalkQids {
     }
 
     /// The qids in order.
+    #[inline]
     pub fn as_slice(&self) -> &[Qid] {
         &self.qids[..self.count]
     }
 }
 
 impl<'a> Field<'a> for WalkQids {
+    #[inline]
     fn wire_len(&self) -> usize {
         2 + Qid::LEN * self.count
     }
+    #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
         let count = from.field::<u16>()?;
         let mut all = WalkQids::default();
@@ -89,6 +97,7 @@ impl<'a> Field<'a> for WalkQids {
         }
         Ok(all)
     }
+    #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         u16::try_from(self.count).map_err(|_| Malformed::TooManyNames)?.encode(to)?;
         self.as_slice().iter().try_for_each(|qid| qid.encode(to))
