@@ -28,10 +28,13 @@
 //! assert_eq!(Tail::new(status).as_bytes(), [0, 0, 0, 0]);
 //! ```
 
+pub mod acpi;
 pub mod attach;
+pub mod devicetree;
 pub mod iommu;
 pub mod ninep;
 pub mod pci;
+pub mod place;
 mod size;
 mod transport;
 pub mod viot;

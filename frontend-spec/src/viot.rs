@@ -1,23 +1,28 @@
-//! The ACPI table VIOT, which tells a guest which PCI functions the virtio-iommu translates (ACPI 6.5, Virtual I/O Translation Table).
+//! The ACPI table VIOT, which tells a guest which devices the virtio-iommu translates (ACPI 6.5, Virtual I/O Translation
+//! Table).
 //!
-//! Layout: a 36-byte ACPI header, 12 bytes of node count and offset, one 24-byte PCI-range node for each run of
-//! consecutive addresses, one 16-byte node for the IOMMU.
+//! Layout: a 36-byte ACPI header, 12 bytes of node count and offset, one 24-byte node for each run of consecutive PCI
+//! addresses, one of 24 bytes for each virtio-mmio device, one 16-byte node for the IOMMU.
 
-use crate::pci::Bdf;
-use std::collections::BTreeSet;
+use crate::{pci::Bdf, place::Place};
+use std::collections::{BTreeMap, BTreeSet};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::{U16, U32},
+    little_endian::{U16, U32, U64},
 };
 
 const NODE_PCI_RANGE: u8 = 1;
+const NODE_MMIO_ENDPOINT: u8 = 2;
 const NODE_VIRTIO_IOMMU_PCI: u8 = 3;
+const NODE_VIRTIO_IOMMU_MMIO: u8 = 4;
 const NODES_OFFSET: u16 = 48;
+/// A PCI range or an MMIO endpoint.
 const RANGE_BYTES: u16 = 24;
 const IOMMU_BYTES: u16 = 16;
 const CHECKSUM_OFFSET: usize = 9;
 
-/// Most runs of consecutive addresses that a table can hold: node offsets have 16 bits.
+/// Most runs of consecutive PCI addresses and virtio-mmio devices that a table can hold together: node offsets have 16
+/// bits.
 pub const MAX_RANGES: usize = ((u16::MAX - NODES_OFFSET) / RANGE_BYTES) as usize;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -54,7 +59,19 @@ struct PciRangeNode {
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct IommuNode {
+struct MmioNode {
+    kind: u8,
+    reserved: u8,
+    length: U16,
+    endpoint: U32,
+    base_address: U64,
+    output_node: U16,
+    reserved1: [u8; 6],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PciIommuNode {
     kind: u8,
     reserved: u8,
     length: U16,
@@ -63,9 +80,19 @@ struct IommuNode {
     reserved1: [u8; 8],
 }
 
-/// The topology of one virtio-iommu PCI function and the functions behind it, all on segment 0.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct MmioIommuNode {
+    kind: u8,
+    reserved: u8,
+    length: U16,
+    reserved1: [u8; 4],
+    base_address: U64,
+}
+
+/// The topology of one virtio-iommu and the devices behind it, on PCI segment 0 or by the addresses of their registers.
 ///
-/// Each endpoint's id is its address ([`Bdf::endpoint_id`]).
+/// The endpoint id of a PCI function is its address ([`Bdf::endpoint_id`]).
 ///
 /// # Example
 /// ```
@@ -77,55 +104,69 @@ struct IommuNode {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Viot {
-    iommu: Bdf,
+    iommu: Place,
     endpoints: BTreeSet<Bdf>,
+    /// Endpoint ids of virtio-mmio devices, by the address of their registers.
+    mmio: BTreeMap<u64, Bdf>,
 }
 
 /// Why a topology has no table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ViotError {
     /// The IOMMU is listed behind itself.
-    #[error("the virtio-iommu at {0} cannot translate itself; give the device behind it another PCI address")]
-    IommuIsEndpoint(Bdf),
-    /// The endpoints form too many runs.
-    #[error("the endpoints form {0} runs of PCI addresses and a VIOT holds {MAX_RANGES}; use consecutive addresses")]
+    #[error("the virtio-iommu at {0} cannot translate itself; give the device behind it another address")]
+    IommuIsEndpoint(Place),
+    /// The endpoints need too many nodes.
+    #[error("the endpoints form {0} runs of addresses and a VIOT holds {MAX_RANGES}; use consecutive PCI addresses")]
     TooManyRanges(usize),
 }
 
 impl Viot {
     /// A topology with the IOMMU at `iommu` and nothing behind it yet.
     #[must_use]
-    pub const fn new(iommu: Bdf) -> Self {
-        Self { iommu, endpoints: BTreeSet::new() }
+    pub fn new(iommu: impl Into<Place>) -> Self {
+        Self { iommu: iommu.into(), endpoints: BTreeSet::new(), mmio: BTreeMap::new() }
     }
 
     /// Puts `endpoint` behind the IOMMU. Order does not matter, and neither does repetition.
     #[must_use]
-    pub fn endpoint(mut self, endpoint: Bdf) -> Self {
-        self.endpoints.insert(endpoint);
+    pub fn endpoint(mut self, endpoint: impl Into<Place>) -> Self {
+        let endpoint = endpoint.into();
+        match endpoint.registers {
+            Some(registers) => {
+                self.mmio.insert(registers, endpoint.id);
+            }
+            None => {
+                self.endpoints.insert(endpoint.id);
+            }
+        }
         self
     }
 
     /// Puts all of `endpoints` behind the IOMMU.
     #[must_use]
-    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Bdf>) -> Self {
-        self.endpoints.extend(endpoints);
-        self
+    pub fn endpoints<P: Into<Place>>(self, endpoints: impl IntoIterator<Item = P>) -> Self {
+        endpoints.into_iter().fold(self, Self::endpoint)
     }
 
-    /// The whole table, ACPI header and checksum included: 64 bytes and 24 for each run.
+    /// The whole table, ACPI header and checksum included: 64 bytes and 24 for each run and virtio-mmio device.
     ///
     /// # Errors
     /// See [`ViotError`].
     pub fn encode(&self) -> Result<Vec<u8>, ViotError> {
-        if self.endpoints.contains(&self.iommu) {
+        let behind_itself = match self.iommu.registers {
+            Some(registers) => self.mmio.contains_key(&registers),
+            None => self.endpoints.contains(&self.iommu.id),
+        };
+        if behind_itself {
             return Err(ViotError::IommuIsEndpoint(self.iommu));
         }
         let runs = self.runs();
-        let count = u16::try_from(runs.len())
+        let nodes = runs.len() + self.mmio.len();
+        let count = u16::try_from(nodes)
             .ok()
             .filter(|&count| usize::from(count) <= MAX_RANGES)
-            .ok_or(ViotError::TooManyRanges(runs.len()))?;
+            .ok_or(ViotError::TooManyRanges(nodes))?;
         // `count <= MAX_RANGES` keeps the offset within 16 bits.
         let iommu_offset = NODES_OFFSET + count * RANGE_BYTES;
 
@@ -134,7 +175,13 @@ impl Viot {
         for (first, last) in runs {
             table.extend_from_slice(range_node(first, last, iommu_offset).as_bytes());
         }
-        table.extend_from_slice(iommu_node(self.iommu).as_bytes());
+        for (&registers, &id) in &self.mmio {
+            table.extend_from_slice(mmio_node(id, registers, iommu_offset).as_bytes());
+        }
+        match self.iommu.registers {
+            None => table.extend_from_slice(pci_iommu_node(self.iommu.id).as_bytes()),
+            Some(registers) => table.extend_from_slice(mmio_iommu_node(registers).as_bytes()),
+        }
         let sum = table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
         table[CHECKSUM_OFFSET] = sum.wrapping_neg();
         Ok(table)
@@ -186,8 +233,30 @@ fn range_node(first: Bdf, last: Bdf, output_node: u16) -> PciRangeNode {
     }
 }
 
-fn iommu_node(iommu: Bdf) -> IommuNode {
-    IommuNode {
+fn mmio_node(id: Bdf, registers: u64, output_node: u16) -> MmioNode {
+    MmioNode {
+        kind: NODE_MMIO_ENDPOINT,
+        reserved: 0,
+        length: RANGE_BYTES.into(),
+        endpoint: id.endpoint_id().into(),
+        base_address: registers.into(),
+        output_node: output_node.into(),
+        reserved1: [0; 6],
+    }
+}
+
+fn mmio_iommu_node(registers: u64) -> MmioIommuNode {
+    MmioIommuNode {
+        kind: NODE_VIRTIO_IOMMU_MMIO,
+        reserved: 0,
+        length: IOMMU_BYTES.into(),
+        reserved1: [0; 4],
+        base_address: registers.into(),
+    }
+}
+
+fn pci_iommu_node(iommu: Bdf) -> PciIommuNode {
+    PciIommuNode {
         kind: NODE_VIRTIO_IOMMU_PCI,
         reserved: 0,
         length: IOMMU_BYTES.into(),
@@ -310,7 +379,23 @@ mod tests {
     #[test]
     fn the_iommu_is_not_its_own_endpoint() {
         let refused = Viot::new(bdf("00:05.0")).endpoint(bdf("00:05.0")).encode();
-        assert_eq!(refused, Err(ViotError::IommuIsEndpoint(bdf("00:05.0"))));
+        assert_eq!(refused, Err(ViotError::IommuIsEndpoint(Place::pci(bdf("00:05.0")))));
+        let iommu = Place::mmio(bdf("00:05.0"), 0xa000);
+        let refused = Viot::new(iommu).endpoint(Place::mmio(bdf("00:06.0"), 0xa000)).encode();
+        assert_eq!(refused, Err(ViotError::IommuIsEndpoint(iommu)));
+    }
+
+    #[test]
+    fn devices_without_a_bus_give_these_bytes() {
+        let place = |text: &str| text.parse::<Place>().unwrap();
+        let table = Viot::new(place("00:05.0@0xfeb00a00")).endpoint(place("00:06.0@0xfeb00c00")).encode().unwrap();
+        assert_eq!((table.len(), le16(&table, 36)), (88, 2));
+        #[rustfmt::skip]
+        assert_eq!(table[48..], [
+            2, 0, 24, 0, 0x30, 0, 0, 0, 0, 0x0c, 0xb0, 0xfe, 0, 0, 0, 0, 72, 0, 0, 0, 0, 0, 0, 0,
+            4, 0, 16, 0, 0, 0, 0, 0, 0, 0x0a, 0xb0, 0xfe, 0, 0, 0, 0,
+        ]);
+        assert_eq!(table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
     }
 
     #[test]
