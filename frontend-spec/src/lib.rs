@@ -35,6 +35,7 @@ pub mod iommu;
 pub mod ninep;
 pub mod pci;
 pub mod place;
+pub mod provider;
 mod size;
 mod transport;
 pub mod viot;
