@@ -162,7 +162,7 @@ impl FrontEnd {
             }
             Entry::Map { space, iova, size, gpa, read, write } => {
                 let last = self.last(iova, size)?;
-                if gpa % self.page != 0 || gpa.checked_add(size - 1).is_none() {
+                if !gpa.is_multiple_of(self.page) || gpa.checked_add(size - 1).is_none() {
                     return Err(Refusal::Range);
                 }
                 let mappings = self.spaces.get_mut(&space).ok_or(Refusal::UnknownSpace)?;
@@ -200,7 +200,7 @@ impl FrontEnd {
 
     /// The last IOVA of a range of whole pages.
     fn last(&self, iova: u64, size: u64) -> Result<u64, Refusal> {
-        let whole = size > 0 && iova % self.page == 0 && size % self.page == 0;
+        let whole = size > 0 && iova.is_multiple_of(self.page) && size.is_multiple_of(self.page);
         iova.checked_add(size.wrapping_sub(1)).filter(|_| whole).ok_or(Refusal::Range)
     }
 }
