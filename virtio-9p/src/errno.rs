@@ -88,6 +88,16 @@ impl Errno {
         u32::from(self.0)
     }
 
+    /// What it means, as the C library says it (`No such file or directory`).
+    pub(crate) fn words(self) -> String {
+        let mut words = self.to_string();
+        // The standard library appends the number.
+        if let Some(end) = words.find(" (os error ") {
+            words.truncate(end);
+        }
+        words
+    }
+
     /// The error of the last failed libc call of this thread.
     pub(crate) fn last() -> Errno {
         std::io::Error::last_os_error().into()
@@ -117,6 +127,12 @@ impl From<std::io::Error> for Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_those_of_the_c_library() {
+        assert_eq!(Errno::ENOENT.words(), "No such file or directory");
+        assert_eq!(Errno::ENOTEMPTY.words(), "Directory not empty");
+    }
 
     #[test]
     fn numbers_that_no_client_accepts_become_eio() {

@@ -137,6 +137,18 @@ pub trait FileSystem: Send + Sync + 'static {
         Err(Errno::EROFS)
     }
 
+    /// The last name of the path by which a file is reached now, or was when it had one; `/` for the root. The older dialects
+    /// tell it in stat records.
+    fn name(&self, _node: &Self::Node) -> Result<Vec<u8>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives `node` another name in the directory where it is (older dialects). An existing file of that name is an error
+    /// (`EEXIST`), or replaced if `replace`.
+    fn rename_in_place(&self, _node: &Self::Node, _name: Name<'_>, _replace: bool) -> Result<(), Errno> {
+        Err(Errno::EROFS)
+    }
+
     /// The value of an attribute, at most 65,536 bytes. `name` is 1 to 255 bytes without NUL. `ENODATA` if there is none.
     fn getxattr(&self, _node: &Self::Node, _name: &[u8]) -> Result<Vec<u8>, Errno> {
         Err(Errno::EOPNOTSUPP)

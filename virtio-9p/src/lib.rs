@@ -1,4 +1,4 @@
-//! A 9P2000.L file server core over scatter lists.
+//! A file server core for 9P2000.L, 9P2000.u and 9P2000 over scatter lists.
 //!
 //! It knows bytes, sessions, fids and the file system; it does not know where the bytes come from.
 //!

@@ -76,7 +76,7 @@ impl Stats {
         self.requests[usize::from(kind.0 >> 1)]
     }
 
-    /// Every 9P2000.L message that came at least once, by name (`walk`), with its count.
+    /// Every message that came at least once, by name (`walk`), with its count.
     pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         (0_u8..128).filter_map(|at| {
             let count = self.requests[usize::from(at)];

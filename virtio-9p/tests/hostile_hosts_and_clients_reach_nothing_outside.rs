@@ -281,7 +281,7 @@ fn fids_are_used_as_told_or_refused() {
     assert_eq!(client.attach(Fid(1), NONUNAME), Err(Errno::EINVAL), "in use");
     assert_eq!(client.walk(ROOT, NOFID, &[]), Err(Errno::EINVAL));
     assert_eq!(client.attach(NOFID, NONUNAME), Err(Errno::EINVAL));
-    let afid = Tattach { fid: Fid(9), afid: Fid(1), uname: b"", aname: b"", n_uname: 0 };
+    let afid = Tattach { fid: Fid(9), afid: Fid(1), uname: b"", aname: b"", n_uname: Some(0) };
     assert_eq!(client.call(&afid), Err(Errno::EBADF));
     client.clunk(Fid(1)).unwrap();
     assert_eq!(client.clunk(Fid(1)), Err(Errno::EBADF));

@@ -202,7 +202,7 @@ fn owners_of_one_name_in_two_sessions_conflict() {
     let (_folder, one) = connect_fresh();
     open_file(&one, &[1]);
     let files = one.server.file_system().for_another_session();
-    let two = Client { server: Server::new(files, Options::default()), cut: one.cut, room: one.room };
+    let two = Client::new(Server::new(files, Options::default()));
     two.version(1 << 20);
     two.attach(ROOT, NONUNAME).unwrap();
     two.open_path(Fid(1), "f", OpenFlags::RDWR).unwrap();

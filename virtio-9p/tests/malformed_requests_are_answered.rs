@@ -53,8 +53,8 @@ fn samples() -> Vec<Vec<u8>> {
     let (start, length, proc_id, client_id) = (0, 10, 1, &b"client"[..]);
     vec![
         frame(&Tversion { msize: 8192, version: b"9P2000.L" }, &[]),
-        frame(&Tauth { afid: NEW, uname: b"u", aname: b"a", n_uname: 0 }, &[]),
-        frame(&Tattach { fid: NEW, afid: NOFID, uname: b"u", aname: b"a", n_uname: 0 }, &[]),
+        frame(&Tauth { afid: NEW, uname: b"u", aname: b"a", n_uname: Some(0) }, &[]),
+        frame(&Tattach { fid: NEW, afid: NOFID, uname: b"u", aname: b"a", n_uname: Some(0) }, &[]),
         frame(&Tflush { oldtag: Tag(1) }, &[]),
         frame(&Twalk { fid: ROOT, newfid: NEW, names: WalkNames::new(&[b"dir", b"..", b"file"]).unwrap() }, &[]),
         frame(&Tlopen { fid: FILE, flags: OpenFlags(OpenFlags::RDWR) }, &[]),
@@ -107,7 +107,7 @@ fn every_sample_is_valid() {
         let client = scene(base.path());
         let reply = exchange(&client.server, &request, 4096, client.cut).unwrap();
         let expected = match request[4] {
-            102 => Some(Errno::EOPNOTSUPP.raw()),
+            102 => Some(Errno::ENOENT.raw()),
             _ => None,
         };
         // Attributes may be missing on this file system.

@@ -2,7 +2,7 @@
 
 mod client;
 
-use client::{Client, Cut, ROOT, connect_fresh, connect_with, exchange, frame};
+use client::{Client, ROOT, connect_fresh, connect_with, exchange, frame};
 use virtio_9p::wire::{
     Fid, Message, MessageType, NOFID, NONUNAME, OpenFlags, Rlerror, Rversion, Tag, Tattach, Tauth, Tclunk, Tflush,
     Tstatfs, Tversion, UNLINK_DIRECTORY,
@@ -12,8 +12,7 @@ use virtio_9p::{Errno, Options, Passthrough, PassthroughOptions, Server};
 fn bare() -> (tempfile::TempDir, Client) {
     let folder = tempfile::tempdir().unwrap();
     let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
-    let server = Server::new(files, Options::default());
-    (folder, Client { server, cut: (Cut::Whole, Cut::Whole), room: 8192 })
+    (folder, Client::new(Server::new(files, Options::default())))
 }
 
 fn offer(client: &Client, msize: u32, version: &[u8]) -> Result<(u32, Vec<u8>), Errno> {
@@ -26,7 +25,7 @@ fn offer(client: &Client, msize: u32, version: &[u8]) -> Result<(u32, Vec<u8>), 
 fn nothing_works_before_a_version() {
     let (_folder, client) = bare();
     assert_eq!(client.attach(ROOT, NONUNAME), Err(Errno::EPROTO));
-    assert_eq!(offer(&client, 8192, b"9P2000.u"), Ok((8192, b"unknown".to_vec())));
+    assert_eq!(offer(&client, 8192, b"9P1999.L"), Ok((8192, b"unknown".to_vec())));
     assert_eq!(client.attach(ROOT, NONUNAME), Err(Errno::EPROTO));
     client.version(8192);
     assert!(client.attach(ROOT, NONUNAME).is_ok());
@@ -40,6 +39,21 @@ fn msize_is_the_lesser_and_at_least_a_page() {
     assert_eq!(client.version(4096), 4096);
     assert_eq!(offer(&client, 4095, b"9P2000.L"), Err(Errno::EMSGSIZE));
     assert_eq!(offer(&client, 8192, b"9P2000.L.x"), Ok((8192, b"9P2000.L".to_vec())));
+}
+
+#[test]
+fn a_client_gets_the_dialect_it_asks_for_or_an_older_one() {
+    let (_folder, client) = bare();
+    for (asked, got) in [
+        (&b"9P2000.L"[..], &b"9P2000.L"[..]),
+        (b"9P2000.u", b"9P2000.u"),
+        (b"9P2000.x", b"9P2000"),
+        (b"9P2002", b"9P2000"),
+        (b"9P2000", b"9P2000"),
+        (b"8P2000", b"unknown"),
+    ] {
+        assert_eq!(offer(&client, 8192, asked), Ok((8192, got.to_vec())));
+    }
 }
 
 #[test]
@@ -125,9 +139,9 @@ fn an_open_fid_can_be_walked_from_but_not_onto_itself() {
 #[test]
 fn auth_flush_and_unknown_messages_are_answered() {
     let (_folder, client) = connect_fresh();
-    let auth = Tauth { afid: Fid(5), uname: b"", aname: b"", n_uname: 0 };
+    let auth = Tauth { afid: Fid(5), uname: b"", aname: b"", n_uname: Some(0) };
     assert_eq!(client.call(&auth), Err(Errno::ENOENT), "no authentication is needed");
-    let attach = Tattach { fid: Fid(6), afid: Fid(5), uname: b"", aname: b"", n_uname: 0 };
+    let attach = Tattach { fid: Fid(6), afid: Fid(5), uname: b"", aname: b"", n_uname: Some(0) };
     assert_eq!(client.call(&attach), Err(Errno::EBADF));
     assert_eq!(client.call(&Tflush { oldtag: Tag(99) }).unwrap().len(), 7);
     for kind in [0_u8, 6, 7, 10, 13, 98, 106, 107, 112, 126, 255] {

@@ -12,7 +12,8 @@ use virtio_9p::{Errno, Options, Server};
 
 fn connect(root: Directory) -> Client<Synthetic> {
     let server = Server::new(Synthetic::new(root), Options::default());
-    let client = Client { server, cut: (Cut::Odd, Cut::Odd), room: 64 << 10 };
+    let mut client = Client::new(server);
+    client.cut = (Cut::Odd, Cut::Odd);
     client.version(8192);
     client.attach(ROOT, NONUNAME).unwrap();
     client

@@ -66,7 +66,7 @@ impl Client {
         client.send(&version(msize));
         let reply = client.receive().expect("no Rversion");
         assert_eq!(Rversion::parse(&reply).unwrap().1.version, b"9P2000.L");
-        client.call(&Tattach { fid: ROOT, afid: NOFID, uname: b"", aname: b"", n_uname: NONUNAME }, &[]);
+        client.call(&Tattach { fid: ROOT, afid: NOFID, uname: b"", aname: b"", n_uname: Some(NONUNAME) }, &[]);
         client
     }
 

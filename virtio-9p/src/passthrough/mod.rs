@@ -282,6 +282,15 @@ impl FileSystem for Passthrough {
         self.remove_inode(&node.inode)
     }
 
+    fn name(&self, node: &PassthroughNode) -> Result<Vec<u8>, Errno> {
+        self.name_of(&node.inode)
+    }
+
+    fn rename_in_place(&self, node: &PassthroughNode, name: Name<'_>, replace: bool) -> Result<(), Errno> {
+        let _user = self.act_as(node)?;
+        self.rename_inode_in_place(&node.inode, name, replace)
+    }
+
     fn getxattr(&self, node: &PassthroughNode, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let _user = self.act_as(node)?;
         self.get_attribute(&node.inode, name)

@@ -5,7 +5,6 @@ use super::open::valid_id;
 use super::reply::Reply;
 use crate::errno::Errno;
 use crate::fs::{FileSystem, SetAttr, SetTime};
-use crate::session::Use;
 use crate::wire::{Rsetattr, SetattrValid, Tgetattr, Time, Tsetattr, Tstatfs};
 
 impl<F: FileSystem> Server<F> {
@@ -21,11 +20,7 @@ impl<F: FileSystem> Server<F> {
         let state = self.session.fids.get(message.fid)?;
         let node = state.file()?;
         self.check_writable()?;
-        let handle = match &state.used {
-            Use::Open(handle) => Some(handle),
-            _ => None,
-        };
-        self.fs.setattr(node, handle, &change(message)?)?;
+        self.fs.setattr(node, state.handle().ok(), &change(message)?)?;
         reply.send(&Rsetattr {})
     }
 

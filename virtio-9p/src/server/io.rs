@@ -5,7 +5,7 @@ use super::reply::Reply;
 use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::segment::Readable;
-use crate::session::Use;
+use crate::session::{LegacyOpen, Use};
 use crate::wire::{DirEntry, Encoder, Field, Rfsync, Rread, Rreaddir, Rwrite, Tfsync, Tread, Treaddir, Twrite};
 
 /// A position in a file or directory; `EINVAL` from 2^63, which Linux would take for a negative one.
@@ -25,6 +25,9 @@ impl<F: FileSystem> Server<F> {
         let data = reply.payload(message.count)?;
         let read = match &state.used {
             Use::XattrRead(value) => value.read(offset, &data),
+            Use::Legacy(LegacyOpen { handle, listing: Some(listing), .. }) => {
+                self.list(&state.node, handle, listing, offset, data, reply.dialect())?
+            }
             _ => {
                 let handle = state.handle()?;
                 // An empty read still tells whether the file can be read at all.

@@ -4,6 +4,7 @@ mod attr;
 mod dispatch;
 mod frame;
 mod io;
+mod legacy;
 mod lock;
 mod namespace;
 mod open;
@@ -18,10 +19,10 @@ use crate::limits;
 use crate::segment::{Prefix, Readable, Writable};
 use crate::session::Session;
 use crate::stats::{Counters, Stats};
-use crate::wire::{Decoder, HEADER_LEN, Header, MessageType, Request, Rlerror, Twrite};
+use crate::wire::{Decoder, Dialect, HEADER_LEN, Header, MessageType, Request, Twrite};
 
 pub use parking::{Completed, Started};
-use reply::Reply;
+use reply::{Reply, least_room};
 
 /// The terms on which a server serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +60,17 @@ impl Default for Options {
 pub enum Outcome {
     /// The reply was written; this many bytes, exactly what its size field says. Virtio reports it as the used length.
     Reply(usize),
-    /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes) would not
-    /// fit. Virtio reports a used length of 0.
+    /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes, in the
+    /// older dialects 13) would not fit. Virtio reports a used length of 0.
     Dropped,
 }
 
-/// A 9P2000.L server: one session over one file system.
+/// A server of 9P2000.L, 9P2000.u and 9P2000: one session over one file system.
+///
+/// `Tversion` chooses the dialect. In the older two, errors come with words; users and groups that have only names are their
+/// numbers in decimal; a directory is read as stat records, without `.` and `..`; symbolic links are not followed, and
+/// 9P2000 shows them as plain files. Modes that the host cannot keep (append-only, exclusive use) are refused. A wstat gives
+/// a file another name in its directory: in 9P2000 only one that is free, in 9P2000.u as `rename(2)` does.
 ///
 /// All methods can be called from several threads at once. Requests are finished before [`Server::handle`] returns, so a
 /// `Tflush` finds none to cancel but those that [`Server::start`] parked.
@@ -90,7 +96,7 @@ impl<F: FileSystem> Server<F> {
     /// Answers the request at the start of `request` at the start of `reply`.
     ///
     /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with an
-    /// `Rlerror`. `request` may be longer than the message, and the two may be cut into segments anywhere.
+    /// `Rlerror` (`Rerror` in the older dialects). `request` may be longer than the message, and the two may be cut into segments anywhere.
     pub fn handle(&self, request: &Readable<'_>, reply: &Writable<'_>) -> Outcome {
         match self.answer(request, reply, None) {
             Started::Done(outcome) => outcome,
@@ -129,15 +135,15 @@ impl<F: FileSystem> Server<F> {
         reply: &Writable<'a>,
         ticket: Option<u64>,
     ) -> Option<(Header, Reply<'a>)> {
-        if reply.len() < Rlerror::LEN {
+        let (dialect, limit) = match self.session.terms() {
+            Some(terms) => (terms.dialect, usize::try_from(terms.msize).unwrap_or(usize::MAX)),
+            None => (Dialect::Linux, limits::MAX_HEAD),
+        };
+        if reply.len() < least_room(dialect) {
             return None;
         }
         let header: Header = Decoder::new(head.up_to(Twrite::HEAD_LEN)?).field().ok()?;
-        let limit = match self.session.msize() {
-            Some(msize) => usize::try_from(msize).unwrap_or(usize::MAX),
-            None => limits::MAX_HEAD,
-        };
-        Some((header, Reply::new(header.tag, *reply, limit, ticket)))
+        Some((header, Reply::new(header.tag, dialect, *reply, limit, ticket)))
     }
 
     fn serve(
@@ -151,7 +157,7 @@ impl<F: FileSystem> Server<F> {
         if size < HEADER_LEN || size > request.len() {
             return Err(Errno::EPROTO);
         }
-        if !Request::knows(header.kind) {
+        if !Request::knows(reply.dialect(), header.kind) {
             return Err(Errno::EOPNOTSUPP);
         }
         if header.kind != MessageType::TVERSION {
@@ -163,13 +169,13 @@ impl<F: FileSystem> Server<F> {
         let head_len = if header.kind == MessageType::TWRITE { size.min(Twrite::HEAD_LEN) } else { size };
         // Only strings make a head this long, and none of them would be accepted.
         let head = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
-        let message = Request::parse(header, head).map_err(|_| Errno::EPROTO)?;
+        let message = Request::parse(reply.dialect(), header, head).map_err(|_| Errno::EPROTO)?;
         self.dispatch(&message, request, reply)
     }
 
     /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes over.
     pub fn reset(&self) {
-        self.session.restart(None);
+        self.restart(None);
         self.session.parked.clear();
     }
 
@@ -196,6 +202,12 @@ impl<F: FileSystem> Server<F> {
     /// `EROFS` if the server is read-only.
     fn check_writable(&self) -> Result<(), Errno> {
         if self.options.readonly { Err(Errno::EROFS) } else { Ok(()) }
+    }
+}
+
+impl<F: FileSystem> Drop for Server<F> {
+    fn drop(&mut self) {
+        self.reset();
     }
 }
 

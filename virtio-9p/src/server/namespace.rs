@@ -26,16 +26,26 @@ impl<F: FileSystem> Server<F> {
         reply.expect(QID_REPLY)?;
         let state = self.session.fids.get(message.dfid)?;
         let name = Name::fresh(message.name)?;
-        match message.target {
+        let owner = Owner { uid: state.uid, gid: valid_id(message.gid) };
+        let qid = self.make_symlink(state.file()?, name, message.target, owner)?;
+        reply.send(&Rsymlink { qid })
+    }
+
+    pub(super) fn make_symlink(
+        &self,
+        dir: &F::Node,
+        name: Name<'_>,
+        target: &[u8],
+        owner: Owner,
+    ) -> Result<Qid, Errno> {
+        match target {
             [] => return Err(Errno::ENOENT),
             target if target.contains(&0) => return Err(Errno::EINVAL),
             target if target.len() > TARGET_MAX => return Err(Errno::ENAMETOOLONG),
             _ => {}
         }
         self.check_writable()?;
-        let owner = Owner { uid: state.uid, gid: valid_id(message.gid) };
-        let qid = self.fs.symlink(state.file()?, name, message.target, owner)?;
-        reply.send(&Rsymlink { qid })
+        self.fs.symlink(dir, name, target, owner)
     }
 
     pub(super) fn mknod(&self, message: &Tmknod<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {

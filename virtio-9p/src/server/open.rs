@@ -8,8 +8,8 @@ use crate::name::Name;
 use crate::session::{FidState, Use};
 use crate::wire::{HEADER_LEN, OpenFlags, Qid, Rlcreate, Rlopen, Rwalk, Tlcreate, Tlopen, Twalk, WalkQids};
 
-/// Length in bytes of an `Rlopen` or `Rlcreate`.
-const OPEN_REPLY: usize = HEADER_LEN + Qid::LEN + 4;
+/// Length in bytes of an `Rlopen`, `Rlcreate`, `Ropen` or `Rcreate`.
+pub(super) const OPEN_REPLY: usize = HEADER_LEN + Qid::LEN + 4;
 
 /// A group id of a message, where all ones means none.
 pub(super) fn valid_id(id: u32) -> Option<u32> {

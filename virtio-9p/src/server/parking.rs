@@ -1,12 +1,12 @@
 //! Requests that are answered later: locks that another owner holds.
 
-use super::reply::Reply;
+use super::reply::{Reply, least_room};
 use super::{Outcome, Server};
 use crate::errno::Errno;
 use crate::fs::{FileSystem, LockOwner, LockRequest};
 use crate::segment::{Readable, Writable};
 use crate::session::{Answer, Finished, Waiting};
-use crate::wire::{LockStatus, Rlerror, Rlock};
+use crate::wire::{Dialect, LockStatus, Rlock};
 
 /// What became of a request that may be answered later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +31,12 @@ impl Completed {
     /// Writes the reply into the request's reply buffer, resolved anew. [`Outcome::Dropped`] if the request was flushed, or if
     /// the buffer is too small by now: the descriptor goes back with length 0.
     pub fn finish(&self, reply: &Writable<'_>) -> Outcome {
-        if reply.len() < Rlerror::LEN {
+        // Only 9P2000.L has locks.
+        let dialect = Dialect::Linux;
+        if reply.len() < least_room(dialect) {
             return Outcome::Dropped;
         }
-        let reply = Reply::new(self.0.tag, *reply, self.0.limit, None);
+        let reply = Reply::new(self.0.tag, dialect, *reply, self.0.limit, None);
         match self.0.answer {
             Answer::Granted => {
                 // Fits: shorter than an error.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use crate::errno::Errno;
 use crate::segment::Writable;
-use crate::wire::{Message, Rlerror, Rread, Tag};
+use crate::wire::{Dialect, Message, Rerror, Rlerror, Rread, Tag};
 
 /// Bytes of the replies that are put together on the stack: all but long names and errors in words.
 const SMALL_REPLY: usize = 256;
@@ -13,6 +13,7 @@ const SMALL_REPLY: usize = 256;
 /// return its length: the used length that virtio reports, equal to the size field.
 pub(super) struct Reply<'a> {
     tag: Tag,
+    dialect: Dialect,
     room: Writable<'a>,
     limit: usize,
     ticket: Option<u64>,
@@ -20,15 +21,20 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// The first `limit` bytes of `room`, which must hold at least an error reply. A request with a ticket may wait.
+    /// The first `limit` bytes of `room`, which must hold at least [`least_room`]. A request with a ticket may wait.
     #[inline]
-    pub(super) fn new(tag: Tag, room: Writable<'a>, limit: usize, ticket: Option<u64>) -> Reply<'a> {
-        Reply { tag, room: room.slice(0, limit), limit, ticket, parked: Cell::new(false) }
+    pub(super) fn new(tag: Tag, dialect: Dialect, room: Writable<'a>, limit: usize, ticket: Option<u64>) -> Reply<'a> {
+        Reply { tag, dialect, room: room.slice(0, limit), limit, ticket, parked: Cell::new(false) }
     }
 
     /// By what the caller knows the request, if it may wait.
     pub(super) fn ticket(&self) -> Option<u64> {
         self.ticket
+    }
+
+    /// The dialect of the session; that of Linux before there is one.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     pub(super) fn tag(&self) -> Tag {
@@ -94,13 +100,35 @@ impl<'a> Reply<'a> {
         Ok(self.send(message)? + message.payload_len())
     }
 
-    /// Writes an `Rlerror`.
+    /// Writes an `Rlerror`, or the `Rerror` of an older dialect.
     pub(super) fn error(&self, error: Errno) -> usize {
         // A full descriptor table of this process is not one of the client's process.
         let error = if error == Errno::EMFILE { Errno::ENFILE } else { error };
+        if self.dialect != Dialect::Linux {
+            return self.error_in_words(error);
+        }
         let mut buf = [0; Rlerror::LEN];
         // Fits: `buf` has the length of the message, and `receive` checked the room.
         let written = Rlerror { ecode: error.raw() }.emit(self.tag, &mut buf).unwrap_or(0);
         self.room.copy_from(0, &buf[..written])
+    }
+
+    #[cold]
+    fn error_in_words(&self, error: Errno) -> usize {
+        let words = error.words();
+        let errno = self.dialect.has_unix_fields().then_some(error.raw());
+        // At least 0, since `receive` checked the room.
+        let room = self.room.len().saturating_sub(Rerror::LEN);
+        let ename = &words.as_bytes()[..words.len().min(room)];
+        self.send(&Rerror { ename, errno }).unwrap_or(0)
+    }
+}
+
+/// The least room for a reply: that of an error.
+#[inline]
+pub(super) fn least_room(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Linux => Rlerror::LEN,
+        Dialect::Unix | Dialect::Plan9 => Rerror::LEN,
     }
 }

@@ -5,32 +5,47 @@ use super::reply::Reply;
 use crate::errno::Errno;
 use crate::fs::{Attach, FileSystem};
 use crate::limits::MIN_MSIZE;
-use crate::session::{FidState, Use};
+use crate::session::{FidState, Terms, Use};
 use crate::wire::{
-    DIALECT_LINUX, DIALECT_UNKNOWN, Message, NOFID, NONUNAME, Qid, Rattach, Rclunk, Rflush, Rversion, Tattach, Tclunk,
+    DIALECT_UNKNOWN, Dialect, Message, NOFID, NONUNAME, Qid, Rattach, Rclunk, Rflush, Rversion, Tattach, Tclunk,
     Tflush, Tversion,
 };
 
-/// Whether a version string asks for 9P2000.L, possibly with a suffix (`9P2000.L.something`) that this server does not offer.
-fn asks_for_linux_dialect(version: &[u8]) -> bool {
-    version.strip_prefix(DIALECT_LINUX).is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"."))
+/// The user of an attachment. In 9P2000 there are names alone, and one that is a decimal number is that user.
+fn user(message: &Tattach<'_>) -> Option<u32> {
+    message.n_uname.or_else(|| number(message.uname)).filter(|uid| *uid != NONUNAME)
+}
+
+/// A user or group by its name in 9P2000: its number in decimal.
+pub(super) fn number(name: &[u8]) -> Option<u32> {
+    name.first()?.is_ascii_digit().then(|| std::str::from_utf8(name).ok()?.parse().ok()).flatten()
 }
 
 impl<F: FileSystem> Server<F> {
     pub(super) fn version(&self, message: &Tversion<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         // Whatever the outcome, the old session is over.
-        self.session.restart(None);
+        self.restart(None);
         if message.msize < MIN_MSIZE {
             return Err(Errno::EMSGSIZE);
         }
         let msize = message.msize.min(self.options.max_msize);
-        if !asks_for_linux_dialect(message.version) {
+        let Some(dialect) = Dialect::offered(message.version) else {
             return reply.send(&Rversion { msize, version: DIALECT_UNKNOWN });
-        }
-        let answer = Rversion { msize, version: DIALECT_LINUX };
+        };
+        let answer = Rversion { msize, version: dialect.version() };
         reply.expect(answer.head_len())?;
-        self.session.restart(Some(msize));
+        self.restart(Some(Terms { msize, dialect }));
         reply.send(&answer)
+    }
+
+    /// Ends the session, and with terms begins the next.
+    pub(super) fn restart(&self, terms: Option<Terms>) {
+        for state in self.session.restart(terms) {
+            if state.removes_on_close() {
+                // Nobody is there to be told of an error.
+                let _ = self.fs.remove_node(&state.node);
+            }
+        }
     }
 
     pub(super) fn attach(&self, message: &Tattach<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
@@ -40,7 +55,7 @@ impl<F: FileSystem> Server<F> {
             return Err(Errno::EBADF);
         }
         self.session.fids.check_free(message.fid)?;
-        let uid = Some(message.n_uname).filter(|uid| *uid != NONUNAME);
+        let uid = user(message);
         let root = self.fs.attach(&Attach { uname: message.uname, aname: message.aname, uid })?;
         let state = FidState { node: root.node, uid, used: Use::Walked };
         self.session.fids.insert(message.fid, state)?;
@@ -59,6 +74,9 @@ impl<F: FileSystem> Server<F> {
         if let Use::XattrWrite(attribute) = &state.used {
             self.finish_xattr(&state.node, attribute)?;
         }
+        if state.removes_on_close() {
+            self.fs.remove_node(&state.node)?;
+        }
         drop(state);
         reply.send(&Rclunk {})
     }
@@ -74,12 +92,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_are_declined_and_other_dialects_are_not_ours() {
-        for ours in [&b"9P2000.L"[..], b"9P2000.L.Google.7"] {
-            assert!(asks_for_linux_dialect(ours));
+    fn users_are_numbers_in_decimal() {
+        for (name, user) in [(&b"0"[..], Some(0)), (b"1000", Some(1000)), (b"4294967294", Some(u32::MAX - 1))] {
+            assert_eq!(number(name), user);
         }
-        for other in [&b"9P2000"[..], b"9P2000.u", b"9P2000.Lx", b"", b"9p2000.l"] {
-            assert!(!asks_for_linux_dialect(other));
+        for name in [&b""[..], b"root", b"+1", b"-1", b"1x", b" 1", b"4294967296", b"\xff"] {
+            assert_eq!(number(name), None);
         }
     }
 }

@@ -121,11 +121,11 @@ impl<F: FileSystem> FidTable<F> {
         Ok(state)
     }
 
-    /// Forgets every fid.
-    pub(crate) fn clear(&self) {
+    /// Forgets every fid and returns what they were.
+    pub(crate) fn take_all(&self) -> impl Iterator<Item = Shared<F>> + use<F> {
         // Closing files may take long: not under the lock.
         let all = std::mem::take(&mut *write(&self.slots));
-        drop(all);
+        all.dense.into_iter().flatten().chain(all.sparse.into_values())
     }
 
     /// Number of fids.

@@ -30,6 +30,7 @@ struct Reached {
     item: Item,
     /// Its number: the way to it, hashed.
     id: u64,
+    name: String,
     parent: Option<Arc<Reached>>,
 }
 
@@ -72,7 +73,7 @@ impl Synthetic {
     pub fn new(root: Directory) -> Synthetic {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let made = Time { seconds: since.as_secs(), nanoseconds: u64::from(since.subsec_nanos()) };
-        Synthetic { root: Arc::new(Reached { item: root.into(), id: 1, parent: None }), made }
+        Synthetic { root: Arc::new(Reached { item: root.into(), id: 1, name: "/".into(), parent: None }), made }
     }
 }
 
@@ -88,7 +89,8 @@ impl FileSystem for Synthetic {
         let directory = dir.0.directory()?;
         let name = std::str::from_utf8(name.as_bytes()).map_err(|_| Errno::ENOENT)?;
         let item = directory.find(name).ok_or(Errno::ENOENT)?;
-        let node = Arc::new(Reached { item, id: dir.0.child_id(name), parent: Some(dir.0.clone()) });
+        let node =
+            Arc::new(Reached { item, id: dir.0.child_id(name), name: name.to_owned(), parent: Some(dir.0.clone()) });
         let qid = node.qid();
         Ok(Entry { node: SyntheticNode(node), qid })
     }
@@ -214,6 +216,10 @@ impl FileSystem for Synthetic {
             }
         }
         Ok(())
+    }
+
+    fn name(&self, node: &SyntheticNode) -> Result<Vec<u8>, Errno> {
+        Ok(node.0.name.clone().into_bytes())
     }
 
     fn fsync(&self, _handle: &SyntheticHandle, _data_only: bool) -> Result<(), Errno> {

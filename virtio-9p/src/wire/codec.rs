@@ -17,9 +17,12 @@ pub enum Malformed {
     /// The frame is of another type than the one asked for.
     #[error("the frame holds a message of another type")]
     Type,
-    /// The type is not a 9P2000.L request.
-    #[error("the message type is not a 9P2000.L request")]
+    /// The type is not a request of the dialect.
+    #[error("the message type is not a request of this dialect of 9P")]
     Unknown,
+    /// The last fields are those of another dialect.
+    #[error("the message has the fields of another dialect of 9P")]
+    Dialect,
     /// A walk of more than 16 names, or its reply.
     #[error("a walk has at most 16 elements")]
     TooManyNames,
@@ -142,6 +145,19 @@ impl<'a> Field<'a> for &'a [u8] {
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         u16::try_from(self.len()).map_err(|_| Malformed::NoRoom)?.encode(to)?;
         to.bytes(self)
+    }
+}
+
+/// A field at the end of a message that only some dialects have: it is absent if the bytes end before it.
+impl<'a, T: Field<'a>> Field<'a> for Option<T> {
+    fn wire_len(&self) -> usize {
+        self.as_ref().map_or(0, Field::wire_len)
+    }
+    fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
+        if from.is_empty() { Ok(None) } else { from.field().map(Some) }
+    }
+    fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
+        self.as_ref().map_or(Ok(()), |value| value.encode(to))
     }
 }
 

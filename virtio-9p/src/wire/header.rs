@@ -36,7 +36,8 @@ macro_rules! message_types {
                 pub const $reply: MessageType = MessageType($number + 1);
             )*
 
-            /// The message's name without the leading T or R, such as `walk`; `None` for a number outside 9P2000.L.
+            /// The message's name without the leading T or R, such as `walk`; `None` for a number that no dialect
+            /// has.
             pub fn name(self) -> Option<&'static str> {
                 match self.0 & !1 {
                     $($number => Some($name),)*
@@ -70,12 +71,17 @@ message_types! {
     100 TVERSION RVERSION "version";
     102 TAUTH RAUTH "auth";
     104 TATTACH RATTACH "attach";
+    106 TERROR RERROR "error";
     108 TFLUSH RFLUSH "flush";
     110 TWALK RWALK "walk";
+    112 TOPEN ROPEN "open";
+    114 TCREATE RCREATE "create";
     116 TREAD RREAD "read";
     118 TWRITE RWRITE "write";
     120 TCLUNK RCLUNK "clunk";
     122 TREMOVE RREMOVE "remove";
+    124 TSTAT RSTAT "stat";
+    126 TWSTAT RWSTAT "wstat";
 }
 
 /// The first seven bytes of every message.
@@ -124,6 +130,6 @@ mod tests {
     fn names_cover_requests_and_replies() {
         assert_eq!(MessageType::TWALK.name(), Some("walk"));
         assert_eq!(MessageType::RWALK.name(), Some("walk"));
-        assert_eq!(MessageType(112).name(), None);
+        assert_eq!(MessageType(128).name(), None);
     }
 }

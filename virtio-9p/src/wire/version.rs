@@ -3,9 +3,6 @@
 use super::header::Tag;
 use super::message::messages;
 
-/// The version string of the dialect that this crate speaks.
-pub const DIALECT_LINUX: &[u8] = b"9P2000.L";
-
 /// The version string of a server that shares no dialect with the client.
 pub const DIALECT_UNKNOWN: &[u8] = b"unknown";
 
@@ -36,14 +33,28 @@ messages! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{NOTAG, literal::assert_wire};
+    use crate::wire::{Dialect, NOTAG, literal::assert_wire};
 
     #[test]
     fn tversion_bytes() {
         assert_wire(
             b"\x15\0\0\0\x64\xff\xff\x00\xd0\x07\x00\x08\x009P2000.L",
             NOTAG,
-            Tversion { msize: 512_000, version: DIALECT_LINUX },
+            Tversion { msize: 512_000, version: Dialect::Linux.version() },
+        );
+    }
+
+    #[test]
+    fn version_bytes_of_the_older_dialects() {
+        assert_wire(
+            b"\x13\0\0\0\x64\xff\xff\x00\x20\x00\x00\x06\x009P2000",
+            NOTAG,
+            Tversion { msize: 8192, version: Dialect::Plan9.version() },
+        );
+        assert_wire(
+            b"\x15\0\0\0\x65\xff\xff\x00\x20\x00\x00\x08\x009P2000.u",
+            NOTAG,
+            Rversion { msize: 8192, version: Dialect::Unix.version() },
         );
     }
 

@@ -1,16 +1,18 @@
 //! A small 9P client that calls a server in process, over scatter lists cut in any way and fenced by guard bytes.
 #![expect(dead_code, reason = "each test file uses its own part of the client")]
 
+pub(crate) mod legacy;
+
 use std::path::Path;
 
 use tempfile::TempDir;
 use virtio_9p::wire::{
-    AttrMask, Decoder, DirEntry, Fid, Header, LockFlags, LockStatus, LockType, Message, NOFID, NONUNAME, NOTAG,
-    OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rmknod, Rread, Rreaddir,
-    Rreadlink, Rstatfs, Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk, Tfsync,
-    Tgetattr, Tgetlock, Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tmknod, Tread, Treaddir, Treadlink, Tremove, Trename,
-    Trenameat, Tsetattr, Tstatfs, Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk, WalkNames,
-    XattrFlags,
+    AttrMask, Decoder, Dialect, DirEntry, Fid, Header, LockFlags, LockStatus, LockType, Message, NOFID, NONUNAME,
+    NOTAG, OpenFlags, Qid, Rattach, Rgetattr, Rgetlock, Rlcreate, Rlerror, Rlock, Rlopen, Rmkdir, Rmknod, Rread,
+    Rreaddir, Rreadlink, Rstatfs, Rsymlink, Rversion, Rwalk, Rwrite, Rxattrwalk, SetattrValid, Tag, Tattach, Tclunk,
+    Tfsync, Tgetattr, Tgetlock, Tlcreate, Tlink, Tlock, Tlopen, Tmkdir, Tmknod, Tread, Treaddir, Treadlink, Tremove,
+    Trename, Trenameat, Tsetattr, Tstatfs, Tsymlink, Tunlinkat, Tversion, Twalk, Twrite, Txattrcreate, Txattrwalk,
+    WalkNames, XattrFlags,
 };
 use virtio_9p::{
     Errno, FileSystem, Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable,
@@ -124,6 +126,14 @@ pub(crate) struct Client<F: FileSystem = Passthrough> {
     pub(crate) server: Server<F>,
     pub(crate) cut: (Cut, Cut),
     pub(crate) room: usize,
+    pub(crate) dialect: Dialect,
+}
+
+impl<F: FileSystem> Client<F> {
+    /// A client before its first request.
+    pub(crate) fn new(server: Server<F>) -> Client<F> {
+        Client { server, cut: (Cut::Whole, Cut::Whole), room: 64 << 10, dialect: Dialect::Linux }
+    }
 }
 
 /// A server of `folder`, attached as nobody in particular.
@@ -140,7 +150,7 @@ pub(crate) fn connect_fresh() -> (TempDir, Client) {
 
 pub(crate) fn connect_with(folder: &Path, options: Options, passthrough: PassthroughOptions) -> Client {
     let server = Server::new(Passthrough::new(folder, passthrough).unwrap(), options);
-    let client = Client { server, cut: (Cut::Whole, Cut::Whole), room: 64 << 10 };
+    let client = Client::new(server);
     client.version(1 << 20);
     client.attach(ROOT, NONUNAME).unwrap();
     client
@@ -167,7 +177,11 @@ impl<F: FileSystem> Client<F> {
         assert_eq!(header.tag, Tag(7));
         if let Ok((_, error)) = Rlerror::parse(&reply) {
             assert_eq!(reply.len(), Rlerror::LEN);
+            assert_eq!(self.dialect, Dialect::Linux);
             return Err(Errno::from_raw(error.ecode.try_into().unwrap()));
+        }
+        if let Some(error) = self.error_in_words(&reply) {
+            return Err(error);
         }
         assert_eq!(header.kind.0, M::TYPE.0 + 1);
         Ok(reply)
@@ -178,15 +192,17 @@ impl<F: FileSystem> Client<F> {
     }
 
     pub(crate) fn version(&self, msize: u32) -> u32 {
-        let mut request = vec![0; 21];
-        Tversion { msize, version: b"9P2000.L" }.emit(NOTAG, &mut request).unwrap();
+        let offer = Tversion { msize, version: self.dialect.version() };
+        let mut request = vec![0; offer.head_len()];
+        offer.emit(NOTAG, &mut request).unwrap();
         let reply = exchange(&self.server, &request, self.room, self.cut).unwrap();
         let (tag, version) = Rversion::parse(&reply).unwrap();
-        assert_eq!((tag, version.version), (NOTAG, &b"9P2000.L"[..]));
+        assert_eq!((tag, version.version), (NOTAG, self.dialect.version()));
         version.msize
     }
 
     pub(crate) fn attach(&self, fid: Fid, n_uname: u32) -> Result<Qid, Errno> {
+        let n_uname = self.dialect.has_unix_fields().then_some(n_uname);
         let reply = self.call(&Tattach { fid, afid: NOFID, uname: b"", aname: b"", n_uname })?;
         Ok(Rattach::parse(&reply).unwrap().1.qid)
     }
