@@ -1,19 +1,21 @@
 //! The running daemon: devices built from a configuration, their sockets, and the supervisor that owns both.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use frontend_spec::ninep::MountTag;
 use log::{info, warn};
-use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
+use virtio_9p::{FileSystem, Options, Passthrough, PassthroughOptions, Server};
 
-use crate::config::{ConfigError, ServeConfig, ShareConfig, ShareIdentity};
+use crate::config::{ConfigError, Content, ServeConfig, ShareConfig, ShareIdentity};
 use crate::descriptors::{self, TooManyDescriptors};
 use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
-use crate::listen::{self, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
+use crate::listen::{self, Clients, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
+use crate::state::{self, Sources};
 use crate::supervisor::{Port, Protocol, StopHandle, Supervisor};
 use crate::transport::socket::{BindError, BoundSocket};
 use crate::transport::vhost_user::RingWindow;
@@ -84,23 +86,35 @@ impl Daemon {
         }
         let mut shares = Vec::new();
         let mut streams = Vec::new();
+        let clients = Arc::new(Clients::new(ListenLimits::default()));
         for (wanted, descriptors) in config.shares.iter().zip(descriptors) {
-            let files = open_folder(wanted, descriptors)?;
+            let Content::Folder(path) = &wanted.content else { continue };
+            let files = open_folder(wanted, path, descriptors)?;
             for address in &wanted.listen {
-                streams.push(stream_port(wanted, &files, address)?);
+                let files = files.for_another_session();
+                streams.push(stream_port(wanted, address, move || files.for_another_session())?);
             }
             let Some(socket) = &wanted.socket else { continue };
             let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
-            let window = iommu.as_ref().filter(|_| device.is_translated()).map(|iommu| ring_window(iommu));
-            let protocol = protocol(wanted.transport.unwrap_or_default(), window);
-            ports.push(Port::new(device.clone(), BoundSocket::open(socket)?, protocol)?);
+            ports.push(share_port(wanted, device.clone(), socket, iommu.as_deref())?);
             shares.push((wanted.tag.clone(), device));
+        }
+        for wanted in config.shares.iter().filter(|share| share.content == Content::State) {
+            let (devices, clients) = (shares.clone(), clients.clone());
+            let files = state::tree(&Sources { config: config.clone(), iommu: iommu.clone(), devices, clients });
+            for address in &wanted.listen {
+                let files = files.clone();
+                streams.push(stream_port(wanted, address, move || files.clone())?);
+            }
+            let Some(socket) = &wanted.socket else { continue };
+            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
+            ports.push(share_port(wanted, device, socket, iommu.as_deref())?);
         }
         // The modes of new files are the guest's to choose.
         rustix::process::umask(rustix::fs::Mode::empty());
         let listening = match streams.len() {
             0 => None,
-            _ => Some(Arc::new(Listening::start(streams, ListenLimits::default())?)),
+            _ => Some(Arc::new(Listening::start(streams, clients)?)),
         };
         let counters = counters(iommu.clone(), shares.clone(), listening.clone());
         let (supervisor, stop) = Supervisor::new(ports, signals == Signals::Handle, counters)?;
@@ -153,26 +167,41 @@ impl Drop for Daemon {
     }
 }
 
-fn open_folder(wanted: &ShareConfig, descriptors: usize) -> Result<Passthrough, StartError> {
-    Passthrough::new(&wanted.path, passthrough_options(&wanted.identity, descriptors))
+fn open_folder(wanted: &ShareConfig, path: &Path, descriptors: usize) -> Result<Passthrough, StartError> {
+    Passthrough::new(path, passthrough_options(&wanted.identity, descriptors))
         .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })
 }
 
 /// A stream address of a share: each client has a session of its own.
-fn stream_port(wanted: &ShareConfig, files: &Passthrough, address: &ListenAddress) -> Result<ListenPort, ListenError> {
-    let files = files.for_another_session();
+fn stream_port<F: FileSystem>(
+    wanted: &ShareConfig,
+    address: &ListenAddress,
+    files: impl Fn() -> F + Send + 'static,
+) -> Result<ListenPort, ListenError> {
     let options = listen::session_options(server_options(wanted));
-    Ok(ListenPort::new(format!("share {}", wanted.tag), Listener::bind(address)?, move || {
-        Arc::new(Server::new(files.for_another_session(), options.clone()))
+    Ok(ListenPort::new(wanted.client_name(), Listener::bind(address)?, move || {
+        Arc::new(Server::new(files(), options.clone()))
     }))
 }
 
-fn build_share(
+/// A share's device on its socket.
+fn share_port<F: FileSystem>(
     wanted: &ShareConfig,
-    files: Passthrough,
+    device: Arc<ShareDevice<F>>,
+    socket: &Path,
+    iommu: Option<&Iommu>,
+) -> Result<Port, StartError> {
+    let window = iommu.filter(|_| device.is_translated()).map(ring_window);
+    let protocol = protocol(wanted.transport.unwrap_or_default(), window);
+    Ok(Port::new(device, BoundSocket::open(socket)?, protocol)?)
+}
+
+fn build_share<F: FileSystem>(
+    wanted: &ShareConfig,
+    files: F,
     iommu: Option<&Arc<Iommu>>,
     poll: PollPolicy,
-) -> Result<ShareDevice, StartError> {
+) -> Result<ShareDevice<F>, StartError> {
     let server = Server::new(files, server_options(wanted));
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
         (true, Some(endpoint), Some(iommu)) => Attachment::Behind {
@@ -249,7 +278,7 @@ fn counters(
             info!("share {tag}: {:?}", share.stats());
         }
         if let Some(listening) = &listening {
-            info!("listen: {:?}", listening.stats());
+            info!("listen: {:?}", listening.clients().stats());
         }
     })
 }

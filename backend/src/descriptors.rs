@@ -3,7 +3,7 @@
 use log::warn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::ServeConfig;
+use crate::config::{Content, ServeConfig, ShareConfig};
 
 /// Descriptors wanted, for all shares together.
 const WANTED: u64 = 1 << 20;
@@ -43,7 +43,12 @@ pub(crate) fn raise_limit() -> usize {
 /// They ask for more than there are.
 pub(crate) fn shares_of(config: &ServeConfig, limit: usize) -> Result<Vec<usize>, TooManyDescriptors> {
     let available = limit - OWN.min(limit / 4);
-    let wishes = || config.shares.iter().map(|share| share.limits.max_descriptors);
+    // The daemon's state is no folder and takes none.
+    let wish = |share: &ShareConfig| match share.content {
+        Content::Folder(_) => share.limits.max_descriptors,
+        Content::State => Some(0),
+    };
+    let wishes = || config.shares.iter().map(wish);
     let without = wishes().filter(Option::is_none).count();
     // A share without a wish gets some even if there are many.
     let least = virtio_9p::limits::MIN_DESCRIPTORS;

@@ -33,5 +33,6 @@ pub mod memory;
 mod prefetch;
 pub mod ring;
 mod service_manager;
+pub mod state;
 pub mod supervisor;
 pub mod transport;

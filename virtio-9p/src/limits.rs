@@ -25,6 +25,9 @@ pub const DENSE_FIDS: u32 = 1 << 16;
 /// Default bytes of extended attribute values held for all fids: room for 1,024 of the largest.
 pub const DEFAULT_MAX_XATTR_BYTES: usize = 64 << 20;
 
+/// Bytes of content that the open files of a synthetic tree hold together; beyond it `ENOMEM`.
+pub const MAX_SYNTHETIC_BYTES: usize = 64 << 20;
+
 /// Largest extended attribute value in bytes (Linux `XATTR_SIZE_MAX`).
 pub const XATTR_SIZE_MAX: usize = 65_536;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use client::{Client, Cut, ROOT};
 use virtio_9p::synthetic::{Directory, File, Synthetic};
 use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};
-use virtio_9p::{Errno, Options, Server};
+use virtio_9p::{Errno, Options, Server, limits};
 
 fn connect(root: Directory) -> Client<Synthetic> {
     let server = Server::new(Synthetic::new(root), Options::default());
@@ -114,4 +114,17 @@ fn nothing_can_be_made_moved_or_removed() {
     assert_eq!(client.readlink(Fid(1)), Err(Errno::EINVAL));
     assert_eq!(client.xattrwalk(Fid(1), Fid(3), b""), Err(Errno::EOPNOTSUPP));
     assert_eq!(client.remove(Fid(1)), Err(Errno::EROFS));
+}
+
+#[test]
+fn open_files_hold_a_bounded_amount_together() {
+    let large = limits::MAX_SYNTHETIC_BYTES / 4;
+    let client = connect(Directory::new().with("large", File::of(move || vec![0; large])));
+    for fid in 1..=4 {
+        client.open_path(Fid(fid), "large", OpenFlags::RDONLY).unwrap();
+    }
+    client.reach(Fid(5), "large").unwrap();
+    assert_eq!(client.open(Fid(5), OpenFlags::RDONLY), Err(Errno::ENOMEM));
+    client.clunk(Fid(2)).unwrap();
+    client.open(Fid(5), OpenFlags::RDONLY).unwrap();
 }

@@ -7,7 +7,7 @@ use iommu_calgary::TableSize;
 use log::info;
 
 use super::Failure;
-use crate::config::{IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
+use crate::config::{Content, IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
 use crate::service_manager;
@@ -82,6 +82,8 @@ pub(super) struct DeviceArgs {
     /// transport=vhost-user|vfio-user [--transport], endpoint (the device's PCI address BB:DD.F; required behind the
     /// IOMMU), iommu=on|off (on if an endpoint is given), readonly.
     ///
+    /// state in place of path shows the daemon's own state, read-only: configuration, domains, mappings, counters.
+    ///
     /// Without a VMM: listen=unix:PATH or listen=tcp:ADDRESS:PORT serves the same folder to other 9P clients, such as
     /// Linux's trans=unix and trans=tcp; may repeat, and needs no socket=. 9P has no authentication: whoever can connect
     /// has the share. Addresses that other machines can reach need allow-remote.
@@ -96,7 +98,7 @@ pub(super) struct DeviceArgs {
     /// max-parked-locks (locks that wait) [32].
     #[arg(
         long = "share",
-        value_name = "tag=NAME,path=DIR,socket=SOCKET|listen=ADDRESS[,KEY=VALUE...]",
+        value_name = "tag=NAME,path=DIR|state,socket=SOCKET|listen=ADDRESS[,KEY=VALUE...]",
         value_parser = parse_share
     )]
     pub(super) shares: Vec<ShareConfig>,
@@ -137,7 +139,10 @@ pub(super) fn serve(config: &ServeConfig) -> Result<(), Failure> {
         info!(
             "share {}: {} over {} on {}, {}",
             share.tag,
-            share.path.display(),
+            match &share.content {
+                Content::Folder(path) => path.display().to_string(),
+                Content::State => "the daemon's state".to_owned(),
+            },
             share.transport.unwrap_or_default(),
             socket.display(),
             if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }

@@ -6,13 +6,13 @@ use frontend_spec::ninep::MountTag;
 use frontend_spec::pci::Bdf;
 use virtio_9p::limits::{MAX_MSIZE, MIN_DESCRIPTORS, MIN_MSIZE};
 
-use super::share::{ShareConfig, ShareIdentity, ShareLimits};
+use super::share::{Content, ShareConfig, ShareIdentity, ShareLimits};
 use super::values;
 use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
 /// What [`ShareKeys::set`] knows.
-const KNOWN: &str = "tag, path, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
+const KNOWN: &str = "tag, path, state, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
                      per-user, msize, max-fids, max-descriptors, max-xattr-bytes and max-parked-locks";
 
 /// A share on its way from `key = value` pairs to a [`ShareConfig`].
@@ -31,6 +31,7 @@ const KNOWN: &str = "tag, path, socket, transport, listen, allow-remote, endpoin
 pub struct ShareKeys {
     tag: Option<MountTag>,
     path: Option<PathBuf>,
+    state: bool,
     socket: Option<PathBuf>,
     transport: Option<TransportKind>,
     listen: Vec<ListenAddress>,
@@ -43,7 +44,7 @@ pub struct ShareKeys {
 }
 
 impl ShareKeys {
-    /// Takes one pair. The switches `readonly`, `allow-remote`, `keep-symlinks` and `per-user` need no value; a repeated
+    /// Takes one pair. The switches `state`, `readonly`, `allow-remote`, `keep-symlinks` and `per-user` need no value; a repeated
     /// `listen`, `uid-map` or `gid-map` adds to it, and any other key that is repeated replaces what was said before.
     ///
     /// # Errors
@@ -57,6 +58,7 @@ impl ShareKeys {
         match key {
             "tag" => self.tag = Some(needed()?.parse::<MountTag>().map_err(|cause| cause.to_string())?),
             "path" => self.path = Some(PathBuf::from(needed()?)),
+            "state" => self.state = switch()?,
             "socket" => self.socket = Some(PathBuf::from(needed()?)),
             "transport" => self.transport = Some(needed()?.parse()?),
             "listen" => self.listen.push(needed()?.parse()?),
@@ -96,13 +98,25 @@ impl ShareKeys {
             format!("{key}= is missing; a share needs tag=NAME,path=DIR and socket=SOCKET, listen=ADDRESS or both")
         };
         let tag = self.tag.ok_or_else(|| missing("tag"))?;
-        let path = self.path.ok_or_else(|| missing("path"))?;
+        let content = match (self.path, self.state) {
+            (Some(path), false) => Content::Folder(path),
+            (None, true) => Content::State,
+            (None, false) => return Err(missing("path")),
+            (Some(_), true) => {
+                return Err("state shows the daemon's own state and has no path; leave one out".to_owned());
+            }
+        };
+        if self.state && self.identity != ShareIdentity::default() {
+            return Err(
+                "state shows files that nobody owns; leave out keys such as security, umask and squash".to_owned()
+            );
+        }
         if self.socket.is_none() && self.listen.is_empty() {
             return Err(missing("socket"));
         }
         Ok(ShareConfig {
             tag,
-            path,
+            content,
             socket: self.socket,
             transport: self.transport,
             listen: self.listen,
@@ -165,7 +179,7 @@ mod tests {
     #[test]
     fn a_share_is_read_with_all_its_parts() {
         let share = share("tag=home,path=/srv/a,,b,socket=/run/s,endpoint=00:06.0,iommu=on,readonly");
-        assert_eq!(share.path, PathBuf::from("/srv/a,b"));
+        assert_eq!(share.content, Content::Folder("/srv/a,b".into()));
         assert_eq!(share.endpoint.unwrap().to_u16(), 0x30);
         assert!(share.iommu && share.readonly);
     }
@@ -187,6 +201,7 @@ mod tests {
         let share = share("tag=a,path=/,listen=unix:/run/a,listen=tcp:127.0.0.1:5640");
         assert_eq!((share.socket, share.listen.len(), share.allow_remote), (None, 2, false));
         let share = parse_share(&format!("{BASE},listen=tcp:0.0.0.0:5640,allow-remote")).unwrap();
+        assert_eq!(parse_share("tag=calgary,state,listen=unix:/s").unwrap().content, Content::State);
         assert!(share.socket.is_some() && share.listen[0].is_remote() && share.allow_remote);
     }
 
@@ -225,6 +240,8 @@ mod tests {
             ("tag=a,path=,socket=/s", "path needs a value"),
             ("tag=a,path=/", "socket=SOCKET, listen=ADDRESS or both"),
             ("tag=a,path=/,listen=/s", "unix:PATH"),
+            ("tag=a,path=/,state,socket=/s", "leave one out"),
+            ("tag=a,state,squash=0:0,socket=/s", "nobody owns"),
             ("tag=this-tag-is-longer-than-thirty-one-bytes,path=/,socket=/s", "31"),
             ("tag=a,path=/,socket=/s,security=mapped", "passthrough, mapped-xattr or none"),
             ("tag=a,path=/,socket=/s,squash=root", "UID:GID"),

@@ -17,7 +17,7 @@ mod share;
 mod values;
 
 pub use keys::{ShareKeys, parse_share};
-pub use share::{ShareConfig, ShareIdentity, ShareLimits};
+pub use share::{Content, ShareConfig, ShareIdentity, ShareLimits};
 
 /// Everything `serve` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,8 +170,10 @@ impl ServeConfig {
             if let Some(what) = share.identity.contradiction() {
                 return Err(ConfigError::Identity { tag: tag(), what });
             }
-            if let Err(cause) = std::fs::read_dir(&share.path) {
-                return Err(ConfigError::Folder { tag: tag(), path: share.path.clone(), cause });
+            if let Content::Folder(path) = &share.content
+                && let Err(cause) = std::fs::read_dir(path)
+            {
+                return Err(ConfigError::Folder { tag: tag(), path: path.clone(), cause });
             }
         }
         Ok(())

@@ -9,13 +9,22 @@ use virtio_9p::{IdRange, Security, limits};
 use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
-/// One folder: a virtio-9p device, a 9P server on stream sockets, or both.
+/// What a share shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A folder of the host.
+    Folder(PathBuf),
+    /// The daemon's own state, read-only; see [`crate::state`].
+    State,
+}
+
+/// One share: a virtio-9p device, a 9P server on stream sockets, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareConfig {
     /// Name under which the guest mounts it.
     pub tag: MountTag,
-    /// Folder shown.
-    pub path: PathBuf,
+    /// What is shown.
+    pub content: Content,
     /// Socket that the VMM connects to, if it is a device.
     pub socket: Option<PathBuf>,
     /// What is spoken there; `None` is vhost-user, or what the command line says for all.
@@ -89,7 +98,7 @@ impl ShareConfig {
     pub fn new(tag: MountTag, path: impl Into<PathBuf>, socket: impl Into<PathBuf>) -> Self {
         Self {
             tag,
-            path: path.into(),
+            content: Content::Folder(path.into()),
             socket: Some(socket.into()),
             transport: None,
             listen: Vec::new(),
@@ -106,6 +115,12 @@ impl ShareConfig {
     #[must_use]
     pub fn over(self, transport: TransportKind) -> Self {
         Self { transport: Some(transport), ..self }
+    }
+
+    /// Its name in the log, and among the clients of stream sockets.
+    #[must_use]
+    pub fn client_name(&self) -> String {
+        format!("share {}", self.tag)
     }
 
     /// The same behind the IOMMU if `iommu`, at the PCI address `endpoint`.

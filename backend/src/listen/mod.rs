@@ -14,6 +14,7 @@
 //! even there every user of the host can connect.
 
 mod address;
+mod clients;
 mod connection;
 mod frames;
 mod listener;
@@ -24,8 +25,9 @@ mod stream;
 use std::time::Duration;
 
 pub use address::ListenAddress;
+pub use clients::{Clients, ListenStats};
 pub use listener::{ListenError, Listener};
-pub use service::{ListenPort, ListenStats, Listening};
+pub use service::{ListenPort, Listening};
 pub use session::{Session, session_options};
 
 /// What clients can make the daemon spend.

@@ -1,6 +1,7 @@
 //! One session, whatever file system it is over.
 
-use virtio_9p::{Completed, FileSystem, Options, Server, Started, Stats};
+use virtio_9p::wire::Fid;
+use virtio_9p::{Completed, FidUse, FileSystem, Options, Server, Started, Stats};
 
 /// Most fids of one connection: with the usual number of connections as many as eight guests may have.
 const MAX_FIDS: usize = 1 << 15;
@@ -30,6 +31,8 @@ pub trait Session: Send + Sync {
     fn msize(&self) -> Option<u32>;
     /// [`Server::fid_count`]
     fn fid_count(&self) -> usize;
+    /// [`Server::fids`]
+    fn fids(&self, limit: usize) -> Vec<(Fid, FidUse)>;
     /// [`Server::stats`]
     fn stats(&self) -> Stats;
     /// [`Server::reset`]
@@ -59,6 +62,10 @@ impl<F: FileSystem> Session for Server<F> {
 
     fn fid_count(&self) -> usize {
         Server::fid_count(self)
+    }
+
+    fn fids(&self, limit: usize) -> Vec<(Fid, FidUse)> {
+        Server::fids(self, limit)
     }
 
     fn stats(&self) -> Stats {

@@ -14,7 +14,7 @@ fn one_too_many_is_turned_away_until_another_leaves() {
         let mut refused = Client::open(&address);
         assert!(refused.receive().is_none());
     }
-    let stats = rig.listening().stats();
+    let stats = rig.clients().stats();
     assert_eq!((stats.connections, stats.accepted, stats.refused), (3, 3, 2));
     clients.pop();
     rig.wait_for_connections(2);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use calgaryd::listen::{ListenAddress, ListenLimits, ListenPort, Listener, Listening};
+use calgaryd::listen::{Clients, ListenAddress, ListenLimits, ListenPort, Listener, Listening};
 use tempfile::TempDir;
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 
 pub(crate) struct Rig {
-    pub(crate) listening: Option<Listening>,
+    listening: Option<Listening>,
     root: TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Rig {
                 Arc::new(Server::new(files.for_another_session(), Options::default()))
             })
         });
-        let listening = Some(Listening::start(ports.into(), limits).unwrap());
+        let listening = Some(Listening::start(ports.into(), Arc::new(Clients::new(limits))).unwrap());
         Self { listening, root }
     }
 
@@ -47,7 +47,11 @@ impl Rig {
         self.addresses().remove(0)
     }
 
-    pub(crate) fn listening(&self) -> &Listening {
+    pub(crate) fn clients(&self) -> &Clients {
+        self.listening().clients()
+    }
+
+    fn listening(&self) -> &Listening {
         self.listening.as_ref().unwrap()
     }
 
@@ -59,8 +63,8 @@ impl Rig {
     /// Waits until `count` clients are connected: a thread notices the end of its client a moment later.
     pub(crate) fn wait_for_connections(&self, count: u64) {
         let deadline = std::time::Instant::now() + crate::client::PATIENCE;
-        while self.listening().stats().connections != count {
-            assert!(std::time::Instant::now() < deadline, "{:?}", self.listening().stats());
+        while self.clients().stats().connections != count {
+            assert!(std::time::Instant::now() < deadline, "{:?}", self.clients().stats());
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }

@@ -33,7 +33,7 @@ fn fids_of_one_session_are_unknown_to_another_and_end_with_it() {
     let reply = two.receive().unwrap();
     assert_eq!(header(&reply).tag, tag);
     assert!(Rgetattr::parse(&reply).is_err(), "another session's fid was answered");
-    let fids = |rig: &Rig| rig.listening().sessions().iter().map(|(_, session)| session.fid_count()).sum::<usize>();
+    let fids = |rig: &Rig| rig.clients().sessions().iter().map(|(_, _, session)| session.fid_count()).sum::<usize>();
     assert_eq!(fids(&rig), 3);
     drop(one);
     rig.wait_for_connections(1);

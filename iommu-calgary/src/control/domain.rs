@@ -59,6 +59,13 @@ impl<T> Domain<T> {
         self.mappings
     }
 
+    /// The mapped pages among the 64 from page `64 * word` on, lowest bit first, and which of them begin a mapping; both
+    /// zero beyond the window.
+    #[must_use]
+    pub fn pages(&self, word: usize) -> (u64, u64) {
+        if word * 64 < self.size.entries() { (self.valid.word(word), self.start.word(word)) } else { (0, 0) }
+    }
+
     /// Whether the table is as the bitmaps say, and everything that was removed is out of use.
     #[inline]
     pub(crate) fn is_clean(&self) -> bool {

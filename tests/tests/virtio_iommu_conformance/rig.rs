@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
+use calgaryd::config::{Content, IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::Iommu;
@@ -70,6 +70,9 @@ impl Rig {
 
     /// The folder of the share of `ENDPOINTS[number]`.
     pub(crate) fn folder(&self, number: usize) -> &Path {
-        &self.config.shares[number].path
+        match &self.config.shares[number].content {
+            Content::Folder(path) => path,
+            Content::State => unreachable!("both shares are folders"),
+        }
     }
 }

@@ -17,9 +17,9 @@ use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::limits;
 use crate::segment::{Prefix, Readable, Writable};
-use crate::session::Session;
+use crate::session::{Session, Use};
 use crate::stats::{Counters, Stats};
-use crate::wire::{Decoder, Dialect, HEADER_LEN, Header, MessageType, Request, Twrite};
+use crate::wire::{Decoder, Dialect, Fid, HEADER_LEN, Header, MessageType, Request, Twrite};
 
 pub use parking::{Completed, Started};
 use reply::{Reply, least_room};
@@ -63,6 +63,27 @@ pub enum Outcome {
     /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes, in the
     /// older dialects 13) would not fit. Virtio reports a used length of 0.
     Dropped,
+}
+
+/// What a client does with a fid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FidUse {
+    /// It refers to a file.
+    Walked,
+    /// It is open.
+    Open,
+    /// It reads or writes an extended attribute.
+    Xattr,
+}
+
+impl FidUse {
+    fn of<F: FileSystem>(used: &Use<F>) -> FidUse {
+        match used {
+            Use::Walked => FidUse::Walked,
+            Use::Open(_) | Use::Legacy(_) => FidUse::Open,
+            Use::XattrRead(_) | Use::XattrWrite(_) => FidUse::Xattr,
+        }
+    }
 }
 
 /// A server of 9P2000.L, 9P2000.u and 9P2000: one session over one file system.
@@ -187,6 +208,11 @@ impl<F: FileSystem> Server<F> {
     /// Number of fids in use.
     pub fn fid_count(&self) -> usize {
         self.session.fids.len()
+    }
+
+    /// Up to `limit` fids in use, small numbers first, with what each is used for.
+    pub fn fids(&self, limit: usize) -> Vec<(Fid, FidUse)> {
+        self.session.fids.first(limit).into_iter().map(|(fid, state)| (fid, FidUse::of(&state.used))).collect()
     }
 
     /// What the server did so far.

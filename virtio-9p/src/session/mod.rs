@@ -1,5 +1,6 @@
 //! The state between a client and a server: the terms of the session and its fids.
 
+mod budget;
 mod fid;
 mod parked;
 mod sync;
@@ -9,11 +10,12 @@ mod xattr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use budget::{Budget, Held};
 pub(crate) use fid::{Cursor, FidState, LegacyOpen, Use};
 pub(crate) use parked::{Answer, Finished, Parked, Waiting};
 pub(crate) use sync::lock;
 pub(crate) use table::FidTable;
-pub(crate) use xattr::{XattrBudget, XattrSnapshot, XattrWrite};
+pub(crate) use xattr::{XattrSnapshot, XattrWrite};
 
 use crate::fs::FileSystem;
 use crate::wire::Dialect;
@@ -56,7 +58,7 @@ pub(crate) struct Session<F: FileSystem> {
     /// What was agreed on, encoded; 0 before a `Tversion` succeeded.
     terms: AtomicU64,
     pub(crate) fids: FidTable<F>,
-    pub(crate) xattrs: XattrBudget,
+    pub(crate) xattrs: Budget,
     pub(crate) parked: Parked<F>,
 }
 
@@ -65,7 +67,7 @@ impl<F: FileSystem> Session<F> {
         Session {
             terms: AtomicU64::new(0),
             fids: FidTable::new(max_fids),
-            xattrs: XattrBudget::new(max_xattr_bytes),
+            xattrs: Budget::new(max_xattr_bytes),
             parked: Parked::new(max_parked),
         }
     }

@@ -128,6 +128,13 @@ impl<F: FileSystem> FidTable<F> {
         all.dense.into_iter().flatten().chain(all.sparse.into_values())
     }
 
+    /// Up to `limit` fids with their files, small numbers first.
+    pub(crate) fn first(&self, limit: usize) -> Vec<(Fid, Shared<F>)> {
+        let slots = read(&self.slots);
+        let dense = (0..).zip(&slots.dense).filter_map(|(fid, state)| Some((Fid(fid), state.clone()?)));
+        dense.chain(slots.sparse.iter().map(|(fid, state)| (Fid(*fid), state.clone()))).take(limit).collect()
+    }
+
     /// Number of fids.
     pub(crate) fn len(&self) -> usize {
         read(&self.slots).count

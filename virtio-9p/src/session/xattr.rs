@@ -1,60 +1,25 @@
 //! Values of extended attributes on their way to or from the client.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
+use super::budget::{Budget, Held};
 use super::sync::lock;
 use crate::errno::Errno;
 use crate::segment::{Readable, Writable};
 use crate::wire::XattrFlags;
 
-/// The bytes that all values of a session may hold.
-#[derive(Debug, Clone)]
-pub(crate) struct XattrBudget {
-    used: Arc<AtomicUsize>,
-    max: usize,
-}
-
-/// A part of the budget, given back when dropped.
-#[derive(Debug)]
-struct Share {
-    budget: XattrBudget,
-    bytes: usize,
-}
-
-impl XattrBudget {
-    pub(crate) fn new(max: usize) -> XattrBudget {
-        XattrBudget { used: Arc::default(), max }
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<Share, Errno> {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.max)
-            })
-            .map_err(|_| Errno::ENOSPC)?;
-        Ok(Share { budget: self.clone(), bytes })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// A value as it was when the client asked for it.
 #[derive(Debug)]
 pub(crate) struct XattrSnapshot {
     value: Vec<u8>,
-    _share: Share,
+    _held: Held,
 }
 
 impl XattrSnapshot {
     /// Keeps `value`; `ENOSPC` if the budget is spent.
-    pub(crate) fn new(value: Vec<u8>, budget: &XattrBudget) -> Result<XattrSnapshot, Errno> {
-        let share = budget.reserve(value.len())?;
-        Ok(XattrSnapshot { value, _share: share })
+    pub(crate) fn new(value: Vec<u8>, budget: &Budget) -> Result<XattrSnapshot, Errno> {
+        let held = budget.reserve(value.len()).ok_or(Errno::ENOSPC)?;
+        Ok(XattrSnapshot { value, _held: held })
     }
 
     /// Length in bytes.
@@ -80,14 +45,14 @@ pub(crate) struct XattrWrite {
     pub(crate) flags: XattrFlags,
     size: usize,
     value: Mutex<Vec<u8>>,
-    _share: Share,
+    _held: Held,
 }
 
 impl XattrWrite {
     /// Awaits `size` bytes; `ENOSPC` if the budget is spent.
-    pub(crate) fn new(name: &[u8], size: usize, flags: XattrFlags, budget: &XattrBudget) -> Result<XattrWrite, Errno> {
-        let share = budget.reserve(size + name.len())?;
-        Ok(XattrWrite { name: name.to_vec(), flags, size, value: Mutex::default(), _share: share })
+    pub(crate) fn new(name: &[u8], size: usize, flags: XattrFlags, budget: &Budget) -> Result<XattrWrite, Errno> {
+        let held = budget.reserve(size + name.len()).ok_or(Errno::ENOSPC)?;
+        Ok(XattrWrite { name: name.to_vec(), flags, size, value: Mutex::default(), _held: held })
     }
 
     /// Takes bytes at `offset`, which must not leave a gap (`EINVAL`) nor pass the size (`ENOSPC`).

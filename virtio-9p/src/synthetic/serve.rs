@@ -7,8 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::tree::{Directory, Item};
 use crate::errno::Errno;
 use crate::fs::{Attach, Entry, FileSystem, Opened, SetAttr};
+use crate::limits::MAX_SYNTHETIC_BYTES;
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
+use crate::session::{Budget, Held};
 use crate::wire::{AttrMask, DirEntry, OpenFlags, Qid, QidType, Rgetattr, Rstatfs, Time};
 
 /// Most bytes of one write: what a closure is handed at a time.
@@ -19,6 +21,7 @@ const WRITE_MAX: usize = 1 << 16;
 pub struct Synthetic {
     root: Arc<Reached>,
     made: Time,
+    contents: Budget,
 }
 
 /// A file of a synthetic tree.
@@ -44,6 +47,7 @@ struct Open {
     content: Vec<u8>,
     entries: Vec<(String, Option<bool>)>,
     access: u32,
+    _held: Held,
 }
 
 impl Reached {
@@ -73,7 +77,8 @@ impl Synthetic {
     pub fn new(root: Directory) -> Synthetic {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let made = Time { seconds: since.as_secs(), nanoseconds: u64::from(since.subsec_nanos()) };
-        Synthetic { root: Arc::new(Reached { item: root.into(), id: 1, name: "/".into(), parent: None }), made }
+        let root = Arc::new(Reached { item: root.into(), id: 1, name: "/".into(), parent: None });
+        Synthetic { root, made, contents: Budget::new(MAX_SYNTHETIC_BYTES) }
     }
 }
 
@@ -154,7 +159,9 @@ impl FileSystem for Synthetic {
             Item::File(_) if access == OpenFlags::ACCESS => return Err(Errno::EINVAL),
             Item::File(file) => (file.content(), Vec::new()),
         };
-        let open = Open { node: node.0.clone(), content, entries, access };
+        let names: usize = entries.iter().map(|(name, _)| name.len()).sum();
+        let held = self.contents.reserve(content.len() + names).ok_or(Errno::ENOMEM)?;
+        let open = Open { node: node.0.clone(), content, entries, access, _held: held };
         Ok(Opened { handle: SyntheticHandle(Arc::new(open)), qid: node.0.qid() })
     }
 

@@ -120,6 +120,12 @@ impl<F: FileSystem> ShareDevice<F> {
         self.stats.snapshot(&self.server)
     }
 
+    /// What answers the requests.
+    #[must_use]
+    pub fn server(&self) -> &Server<F> {
+        &self.server
+    }
+
     /// Whether DMA goes through the IOMMU.
     #[must_use]
     pub fn is_translated(&self) -> bool {
