@@ -267,6 +267,9 @@ fn counters(
                 faults.recorded(),
                 faults.dropped()
             );
+            for (status, count) in iommu.stats().by_status().filter(|(_, count)| *count > 0) {
+                info!("iommu: answers with {status}: {count}");
+            }
             for (reason, count) in faults.by_reason().filter(|(_, count)| *count > 0) {
                 info!("iommu: faults because {reason}: {count}");
             }

@@ -89,8 +89,9 @@ impl<'w> Place<'w> {
         if !chained || second.flags.get() != descriptor_flag::WRITE {
             return None;
         }
-        let readable = window.fetch(first.addr.get(), first.len.get(), Access::Read)?;
+        // The answer often follows the request on the same line, which then need not be fetched a second time to be written.
         let writable = window.fetch(second.addr.get(), second.len.get(), Access::Write)?;
+        let readable = window.fetch(first.addr.get(), first.len.get(), Access::Read)?;
         Some(Pair { readable, writable })
     }
 }

@@ -17,6 +17,9 @@ use crate::device::{Left, Queue};
 use crate::dma::Window;
 use crate::ring::{Pair, RingError};
 
+/// Requests of which one step is done before the next: as many as can have their lines under way at once.
+const BLOCK: usize = 16;
+
 impl IommuDevice {
     /// Serves the request queue until it is empty and stays so for as long as the policy polls.
     pub(super) fn serve_requests(&self, worker: &mut Worker) -> Left {
@@ -94,8 +97,7 @@ impl IommuDevice {
             served += u64::from(pending);
             batch.start();
             slots.clear();
-            self.load(queue, &window, batch, &mut slots, pending)?;
-            self.apply(&window, batch, &mut slots);
+            self.apply(queue, &window, batch, &mut slots, pending)?;
             self.publish(queue, &window, batch, &slots)?;
             if queue.ring.wants_interrupt(&window)? {
                 self.iommu.stats().note_interrupt();
@@ -104,9 +106,11 @@ impl IommuDevice {
         }
     }
 
-    /// Takes `pending` requests. Each step is done for all of them before the next, so that the lines that a guest's
-    /// processor has just written are fetched side by side.
-    fn load<'w>(
+    /// Takes `pending` requests, applies them in order, and makes them true.
+    ///
+    /// The lines of a request lie in the guest's processor, which has just written them, and say one after the other where
+    /// the next one is. So each step is done for a block of requests, and between two steps of one block come those of others.
+    fn apply<'w>(
         &self,
         queue: &mut Queue,
         window: &'w Window<'_>,
@@ -118,55 +122,19 @@ impl IommuDevice {
         slots.reserve(usize::from(pending));
         queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
         let pairs = queue.ring.pairs(window);
-        for slot in &mut *slots {
-            if let Some(place) = pairs.place(window, slot.head) {
-                slot.shape = Shape::Placed(place);
-            }
-        }
-        for slot in slots {
-            if let Shape::Placed(place) = slot.shape
-                && let Some(pair) = place.pair(window)
-            {
-                slot.shape = Shape::Pair(pair);
-                batch.recent.note(place, pair);
-                continue;
-            }
-            let (number, chain) = batch.next_chain();
-            match queue.ring.load_chain(window, slot.head, chain) {
-                Ok(()) => slot.shape = Shape::Chain(number),
-                Err(cause) => {
-                    warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
-                    batch.tally.malformed += 1;
-                    slot.shape = Shape::Malformed;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Applies the requests in order, and makes them true.
-    fn apply(&self, window: &Window<'_>, batch: &mut Batch, slots: &mut [Slot<'_>]) {
         let mut calgary = self.iommu.calgary();
-        for slot in &mut *slots {
-            let mut bytes = [0; MAX_READABLE_BYTES];
-            let (copied, writable) = match slot.shape {
-                Shape::Pair(Pair { readable, writable }) => (Ok(readable.copy_in(&mut bytes)), writable.bytes() as u64),
-                Shape::Chain(number) => {
-                    let chain = &batch.chains[usize::from(number)];
-                    (chain.copy_in(window, &mut bytes), chain.writable_len())
+        let blocks = slots.len().div_ceil(BLOCK);
+        for step in 0..blocks + 2 {
+            for slot in block(slots, Some(step)) {
+                if let Some(place) = pairs.place(window, slot.head) {
+                    slot.shape = Shape::Placed(place);
                 }
-                Shape::Placed(_) | Shape::Malformed => continue,
-            };
-            let executed = match copied {
-                Ok(len) => self.execute(&mut calgary, batch, &bytes[..len], writable),
-                Err(fault) => Err(Malformed::Unreachable(fault.address)),
-            };
-            match executed {
-                Ok((answer, removes)) => (slot.answer, slot.removes) = (answer, removes),
-                Err(cause) => {
-                    warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
-                    batch.tally.malformed += 1;
-                }
+            }
+            for slot in block(slots, step.checked_sub(1)) {
+                self.find(queue, window, batch, slot);
+            }
+            for slot in block(slots, step.checked_sub(2)) {
+                self.execute(&mut calgary, window, batch, slot);
             }
         }
         self.iommu.stats().note_batch(slots.len() as u64);
@@ -175,6 +143,55 @@ impl IommuDevice {
                 slot.answer = Answer::Tail(Status::DevErr);
             }
         }
+        Ok(())
+    }
+
+    /// Finds out where the bytes of a request and its answer are.
+    #[inline]
+    fn find<'w>(&self, queue: &Queue, window: &'w Window<'_>, batch: &mut Batch, slot: &mut Slot<'w>) {
+        if let Shape::Placed(place) = slot.shape
+            && let Some(pair) = place.pair(window)
+        {
+            batch.recent.note(place, pair);
+            slot.shape = Shape::Pair(pair);
+            return;
+        }
+        let (number, chain) = batch.next_chain();
+        slot.shape = match queue.ring.load_chain(window, slot.head, chain) {
+            Ok(()) => Shape::Chain(number),
+            Err(cause) => {
+                self.refuse(batch, &cause);
+                Shape::Malformed
+            }
+        };
+    }
+
+    /// Applies the request of `slot` to the tables.
+    #[inline]
+    fn execute(&self, calgary: &mut Calgary, window: &Window<'_>, batch: &mut Batch, slot: &mut Slot<'_>) {
+        let mut bytes = [0; MAX_READABLE_BYTES];
+        let (copied, writable) = match slot.shape {
+            Shape::Pair(Pair { readable, writable }) => (Ok(readable.copy_in(&mut bytes)), writable.bytes() as u64),
+            Shape::Chain(number) => {
+                let chain = &batch.chains[usize::from(number)];
+                (chain.copy_in(window, &mut bytes), chain.writable_len())
+            }
+            Shape::Placed(_) | Shape::Malformed => return,
+        };
+        let outcome = match copied {
+            Ok(len) => self.request(calgary, batch, &bytes[..len], writable),
+            Err(fault) => Err(Malformed::Unreachable(fault.address)),
+        };
+        match outcome {
+            Ok((answer, removes)) => (slot.answer, slot.removes) = (answer, removes),
+            Err(cause) => self.refuse(batch, &cause),
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, batch: &mut Batch, cause: &dyn std::fmt::Display) {
+        warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
+        batch.tally.malformed += 1;
     }
 
     /// Writes the answers and hands the chains back, all visible at once.
@@ -230,7 +247,7 @@ impl IommuDevice {
 
     /// Applies the request in `bytes` to the tables; says whether it may take something away.
     #[inline]
-    fn execute(
+    fn request(
         &self,
         calgary: &mut Calgary,
         batch: &mut Batch,
@@ -335,6 +352,11 @@ impl IommuDevice {
         tail.copy_from_slice(&tail_bytes(status));
         Answer::Probe(status, number)
     }
+}
+
+/// The requests of one block, if there is one of that number.
+fn block<'s, 'w>(slots: &'s mut [Slot<'w>], number: Option<usize>) -> impl Iterator<Item = &'s mut Slot<'w>> {
+    number.and_then(|number| slots.chunks_mut(BLOCK).nth(number)).into_iter().flatten()
 }
 
 fn detach(calgary: &mut Calgary, domain: u32, endpoint: u32) -> Status {

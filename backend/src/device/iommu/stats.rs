@@ -27,6 +27,7 @@ pub struct IommuStats {
     sleeps: AtomicU64,
     interrupts: AtomicU64,
     pub(super) ring_errors: AtomicU64,
+    invalidations: AtomicU64,
     waits: AtomicU64,
     longest_wait_ns: AtomicU64,
     broken: AtomicU64,
@@ -94,6 +95,9 @@ pub struct IommuStatsSnapshot {
     pub interrupts: u64,
     /// Rings given up.
     pub ring_errors: u64,
+    /// Times that an endpoint's accesses were brought to quiet because a translation was removed: once for each batch and
+    /// endpoint concerned.
+    pub invalidations: u64,
     /// Commits that had to wait for a DMA in flight.
     pub waits: u64,
     /// Longest such wait, in nanoseconds.
@@ -141,7 +145,17 @@ impl IommuStats {
             bump(&self.waits, 1);
             self.longest_wait_ns.fetch_max(nanoseconds, Ordering::Relaxed);
         }
+        bump(&self.invalidations, commit.invalidated as u64);
         bump(&self.broken, commit.broken.len() as u64);
+    }
+
+    /// Names of the statuses, as the log gives them (virtio 1.2 §5.13.6.2).
+    const STATUSES: [&'static str; STATUSES] =
+        ["OK", "IOERR", "UNSUPP", "DEVERR", "INVAL", "RANGE", "NOENT", "FAULT", "NOMEM"];
+
+    /// Answers since the start, by status.
+    pub fn by_status(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::STATUSES.into_iter().zip(self.statuses.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// The counters now. Each is exact; together they may straddle a batch.
@@ -165,6 +179,7 @@ impl IommuStats {
             sleeps: get(&self.sleeps),
             interrupts: get(&self.interrupts),
             ring_errors: get(&self.ring_errors),
+            invalidations: get(&self.invalidations),
             waits: get(&self.waits),
             longest_wait_ns: get(&self.longest_wait_ns),
             broken: get(&self.broken),
@@ -181,6 +196,19 @@ fn bump(counter: &AtomicU64, by: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_counted_by_status() {
+        let (stats, mut tally) = (IommuStats::default(), Tally::default());
+        for status in [Status::Ok, Status::Inval, Status::NoMem, Status::Inval] {
+            tally.note_status(status);
+        }
+        stats.add(&tally);
+        stats.add(&tally);
+        let counted: Vec<_> = stats.by_status().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("OK", 2), ("INVAL", 4), ("NOMEM", 2)]);
+        assert_eq!((stats.snapshot().ok, stats.snapshot().refused), (2, 6));
+    }
 
     #[test]
     fn batches_are_counted_by_powers_of_two() {
