@@ -15,7 +15,7 @@ export RUSTC_BOOTSTRAP=1
 export RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Ccodegen-units=1 \
 -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-cargo build --release --bins --locked --target "$host"
+cargo build --release --bins --target "$host"
 mkdir -p artifacts
 for target in $targets; do
     mkdir -p "corpus/$target" "seeds/$target"
