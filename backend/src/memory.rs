@@ -3,11 +3,15 @@
 //! Other parties (the guest, the VMM, other devices) write this memory at any moment, so nothing here ever makes a
 //! reference to it: the only ways in are raw pointers, byte copies and atomics on single words.
 
+mod bus_error;
+
 use std::fmt;
 use std::sync::Arc;
 
 use iommu_calgary::Access;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+
+use self::bus_error::Guard;
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "addresses are taken for sizes: 64-bit hosts only");
 
@@ -17,13 +21,29 @@ pub(crate) const fn host_len(len: u64) -> usize {
     len as usize
 }
 
+/// A mapping of guest memory. The front end may shorten the file behind it: what is gone reads as zeros.
+pub struct Mapping {
+    // Before the mapping: it must not outlive it.
+    _guard: Guard,
+    memory: Arc<MmapRegion>,
+}
+
+impl Mapping {
+    /// Takes a mapping over; `None` if there are too many.
+    #[must_use]
+    pub fn new(memory: Arc<MmapRegion>) -> Option<Arc<Self>> {
+        let guard = Guard::new(memory.as_ptr(), memory.size())?;
+        Some(Arc::new(Self { _guard: guard, memory }))
+    }
+}
+
 /// One run of guest-physical addresses backed by shared memory of this process.
 struct Region {
     gpa: u64,
     len: u64,
     host: *mut u8,
     writable: bool,
-    _owner: Arc<MmapRegion>,
+    _owner: Arc<Mapping>,
 }
 
 /// A snapshot of guest RAM. Pointers handed out by [`GuestRam::resolve`] stay mapped as long as the snapshot lives.
@@ -44,15 +64,16 @@ impl GuestRam {
         Arc::new(Self { regions: Vec::new() })
     }
 
-    /// Takes a snapshot of `memory`, sorted by guest-physical address.
+    /// Takes a snapshot of `memory`, sorted by guest-physical address. Beyond some thousand mappings in the process, the
+    /// rest is left out.
     #[must_use]
     pub fn new(memory: &GuestMemoryMmap) -> Arc<Self> {
         let mut regions: Vec<Region> = memory
             .iter()
-            .map(|region| {
-                let mapping = region.get_mmap();
-                let (gpa, len, host) = (region.start_addr().0, region.len(), mapping.as_ptr());
-                Region { gpa, len, host, writable: true, _owner: mapping }
+            .filter_map(|region| {
+                let mapping = Mapping::new(region.get_mmap())?;
+                let (gpa, len, host) = (region.start_addr().0, region.len(), mapping.memory.as_ptr());
+                Some(Region { gpa, len, host, writable: true, _owner: mapping })
             })
             .collect();
         regions.sort_by_key(|region| region.gpa);
@@ -61,9 +82,9 @@ impl GuestRam {
 
     /// A snapshot of `sections`, given in ascending order: guest-physical address, memory, and whether it may be written.
     #[must_use]
-    pub fn from_sections(sections: impl Iterator<Item = (u64, Arc<MmapRegion>, bool)>) -> Arc<Self> {
-        let region = |(gpa, mapping, writable): (u64, Arc<MmapRegion>, bool)| {
-            let (len, host) = (mapping.size() as u64, mapping.as_ptr());
+    pub fn from_sections(sections: impl Iterator<Item = (u64, Arc<Mapping>, bool)>) -> Arc<Self> {
+        let region = |(gpa, mapping, writable): (u64, Arc<Mapping>, bool)| {
+            let (len, host) = (mapping.memory.size() as u64, mapping.memory.as_ptr());
             Region { gpa, len, host, writable, _owner: mapping }
         };
         Arc::new(Self { regions: sections.map(region).collect() })

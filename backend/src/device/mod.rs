@@ -62,9 +62,6 @@ enum Left {
     Some,
 }
 
-/// Calls to serve a queue that come from its start and not from a driver.
-const START_KICKS: u32 = 2;
-
 /// A running queue.
 struct Queue {
     ring: Ring,
@@ -80,10 +77,10 @@ impl Queue {
         Self { ring, interrupt, broken: false, empty_kicks: 0 }
     }
 
-    /// Whether it is time to say that the guest's kicks do not match what the daemon sees in the ring. Transport and
-    /// front end each make one empty call when a queue starts; the next one is a kick by a driver that added entries.
+    /// Whether it is time to say that the guest's kicks do not match what the daemon sees in the ring. After the empty
+    /// calls that a transport makes when a queue starts, the next one is a kick by a driver that added entries.
     fn looks_unshared(&mut self) -> bool {
         self.empty_kicks = self.empty_kicks.saturating_add(1);
-        self.empty_kicks == START_KICKS + 1 && self.ring.next_avail() == 0
+        self.empty_kicks == self.interrupt.start_calls() + 1 && self.ring.next_avail() == 0
     }
 }

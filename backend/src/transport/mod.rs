@@ -19,6 +19,11 @@ use crate::ring::RingLayout;
 pub trait Interrupt: Send + Sync {
     /// Interrupts the driver for the queue this belongs to. Never blocks; errors are the transport's to log.
     fn signal(&self);
+
+    /// How often the start of a queue makes the transport call [`Device::service`] by itself, before a driver kicks.
+    fn start_calls(&self) -> u32 {
+        0
+    }
 }
 
 /// What a transport offers a device besides the queues.

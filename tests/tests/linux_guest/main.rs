@@ -11,3 +11,4 @@ mod modes_of_the_iommu;
 mod pause_and_reboot;
 mod posix_through_both_shares;
 mod soak;
+mod vfio_user;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use iommu_calgary::TableSize;
 use log::{Log, Metadata, Record};
 
-use crate::rig::{PATIENCE, Rig};
+use crate::rig::{PATIENCE, Rig, TRANSLATED, VFIO_USER};
 
 /// What the daemon logged, for as long as the process lives.
 struct Captured(Mutex<Vec<String>>);
@@ -47,16 +47,30 @@ impl Captured {
     }
 }
 
+/// Boots a guest whose RAM is the memory backend `backend` and waits for a line with `parts` in the log.
+fn private_memory_is_named(rig: &Rig, backend: &str, parts: &[&str]) {
+    LOG.start();
+    let backend = format!("{backend},id=private,size=512M,share=off");
+    let guest = rig.guest().extra_args(["-object", &backend, "-M", "memory-backend=private"]).spawn().unwrap();
+    LOG.wait_for(parts, || guest.evidence().to_string());
+}
+
 #[test]
 fn memory_that_is_not_shared_is_named() {
     let Some(rig) = Rig::new() else { return };
-    LOG.start();
-    let guest = rig
-        .guest()
-        .extra_args(["-object", "memory-backend-memfd,id=private,size=512M,share=off", "-M", "memory-backend=private"])
-        .spawn()
-        .unwrap();
-    LOG.wait_for(&["iommu", "share=on"], || guest.evidence().to_string());
+    private_memory_is_named(&rig, "memory-backend-memfd", &["iommu", "share=on"]);
+}
+
+#[test]
+fn memory_without_a_file_is_refused_over_vfio_user() {
+    let Some(rig) = Rig::serving(TableSize::MiB256, VFIO_USER, &[(TRANSLATED, VFIO_USER, true)]) else { return };
+    private_memory_is_named(&rig, "memory-backend-ram", &["iommu", "is not shared with this daemon and is refused"]);
+}
+
+#[test]
+fn a_private_copy_of_a_file_is_named_over_vfio_user() {
+    let Some(rig) = Rig::serving(TableSize::MiB256, VFIO_USER, &[(TRANSLATED, VFIO_USER, true)]) else { return };
+    private_memory_is_named(&rig, "memory-backend-memfd", &["iommu", "queue looks empty", "share=on"]);
 }
 
 #[test]

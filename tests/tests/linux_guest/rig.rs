@@ -11,6 +11,7 @@ use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use calgaryd::transport::TransportKind;
+use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
 
@@ -20,6 +21,10 @@ pub(crate) const TRANSLATED: &str = "translated";
 pub(crate) const SECOND: &str = "second";
 /// Tag of the share outside it.
 pub(crate) const DIRECT: &str = "direct";
+/// The transport of most tests.
+pub(crate) const VHOST_USER: TransportKind = TransportKind::VhostUser;
+/// The other one.
+pub(crate) const VFIO_USER: TransportKind = TransportKind::VfioUser;
 /// Guest RAM in MiB; the IOVA window lies inside it.
 const MEMORY_MIB: u64 = 512;
 /// A bound, not an expectation.
@@ -53,26 +58,37 @@ impl Rig {
     }
 
     fn with(window: TableSize, second: bool) -> Option<Self> {
+        let mut shares = vec![(TRANSLATED, VHOST_USER, true), (DIRECT, VHOST_USER, false)];
+        if second {
+            shares.push((SECOND, VHOST_USER, true));
+        }
+        Self::serving(window, VHOST_USER, &shares)
+    }
+
+    /// An IOMMU at 00:05.0 over `transport` and shares at the slots behind it: tag, transport, and whether it is behind the
+    /// IOMMU.
+    pub(crate) fn serving(
+        window: TableSize,
+        transport: TransportKind,
+        shares: &[(&str, TransportKind, bool)],
+    ) -> Option<Self> {
         let turn = ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = bundle_for_tests()?;
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
-        let share = |tag: &str, endpoint: &str, iommu| {
-            ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).at(endpoint.parse().unwrap(), iommu)
-        };
         let iommu = IommuConfig {
             socket: root.path().join("iommu"),
-            transport: TransportKind::VhostUser,
+            transport,
             at: "00:05.0".parse().unwrap(),
             window,
             boot_bypass: false,
         };
-        let mut shares = vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)];
-        if second {
-            shares.push(share(SECOND, "00:08.0", true));
-        }
-        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
+        let shares = (6..).zip(shares).map(|(slot, &(tag, transport, iommu))| {
+            let share = ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).over(transport);
+            share.at(Bdf::new(0, slot, 0).unwrap(), iommu)
+        });
+        let config = ServeConfig { iommu: Some(iommu), shares: shares.collect(), poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Some(Self { daemon, config, bundle, root, _turn: turn })
     }
@@ -118,7 +134,7 @@ impl Rig {
         let stats = self.stats();
         assert_eq!(self.iommu().faults().recorded(), 0);
         assert_eq!((stats.refused, stats.malformed, stats.ring_errors, stats.broken), (0, 0, 0, 0), "{stats:?}");
-        for tag in [TRANSLATED, DIRECT] {
+        for tag in self.config.shares.iter().map(|share| share.tag.as_str()) {
             let stats = self.daemon.share(tag).unwrap().stats();
             assert_eq!((stats.dropped, stats.faults), (0, 0), "{tag}: {stats:?}");
         }

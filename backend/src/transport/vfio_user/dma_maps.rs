@@ -11,7 +11,7 @@ use log::error;
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::wire::{DmaMap, DmaUnmap, Errno, dma_flag, unmap_flag};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Mapping};
 
 /// Most sections at one time; a q35 machine has about 20.
 pub(super) const MAX_MAPS: usize = 512;
@@ -21,7 +21,7 @@ struct Section {
     size: u64,
     writable: bool,
     /// Absent for memory that only the client itself can reach.
-    memory: Option<Arc<MmapRegion>>,
+    memory: Option<Arc<Mapping>>,
 }
 
 impl Section {
@@ -63,7 +63,7 @@ impl DmaMaps {
         }
         let writable = request.flags.get() & dma_flag::WRITE != 0;
         let memory = match fd {
-            Some(fd) => Some(Arc::new(map_file(fd, request.offset.get(), size, writable)?)),
+            Some(fd) => Some(map_file(fd, request.offset.get(), size, writable)?),
             None if writable => {
                 self.complain(start, size);
                 return Err(Errno::INVALID);
@@ -140,7 +140,7 @@ impl DmaMaps {
 }
 
 /// Maps `size` bytes at `offset` of the file `fd`.
-fn map_file(fd: OwnedFd, offset: u64, size: u64, writable: bool) -> Result<MmapRegion, Errno> {
+fn map_file(fd: OwnedFd, offset: u64, size: u64, writable: bool) -> Result<Arc<Mapping>, Errno> {
     let file = File::from(fd);
     let metadata = file.metadata().map_err(|_| Errno::INVALID)?;
     // Bytes past the end of a file, and descriptors of anything else, would be a trap at the first access.
@@ -151,7 +151,8 @@ fn map_file(fd: OwnedFd, offset: u64, size: u64, writable: bool) -> Result<MmapR
     let size = usize::try_from(size).map_err(|_| Errno::INVALID)?;
     let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
     let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-    MmapRegion::build(Some(FileOffset::new(file, offset)), size, protection, flags).map_err(|_| Errno::NO_MEMORY)
+    let memory = MmapRegion::build(Some(FileOffset::new(file, offset)), size, protection, flags);
+    Mapping::new(Arc::new(memory.map_err(|_| Errno::NO_MEMORY)?)).ok_or(Errno::TOO_MANY)
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ fn serve(epoll: &Epoll, device: &dyn Device, doorbells: &Doorbells, progress: &P
             match doorbells.queues.get(number) {
                 Some(doorbell) => {
                     let _ = doorbell.read();
-                    if progress.is_running(number) {
+                    if progress.kicked(number) {
                         device.service(number);
                     }
                 }

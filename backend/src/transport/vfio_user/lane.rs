@@ -45,6 +45,8 @@ pub(super) struct Progress {
     config: Mutex<[u8; CONFIG]>,
     /// Queues that run.
     running: Vec<AtomicBool>,
+    /// Queues that were kicked before they ran.
+    early: Vec<AtomicBool>,
 }
 
 impl Progress {
@@ -62,9 +64,14 @@ impl Progress {
         buffer[len..].fill(0);
     }
 
-    /// Whether `queue` runs.
-    pub(super) fn is_running(&self, queue: usize) -> bool {
-        self.running.get(queue).is_some_and(|running| running.load(Ordering::Acquire))
+    /// A kick of `queue` has come: whether to serve it. One that comes before the queue runs is remembered.
+    pub(super) fn kicked(&self, queue: usize) -> bool {
+        let (Some(running), Some(early)) = (self.running.get(queue), self.early.get(queue)) else { return false };
+        if !running.load(Ordering::SeqCst) {
+            early.store(true, Ordering::SeqCst);
+        }
+        // Looked at again: the queue may have started in between, without a look at what was just stored.
+        running.load(Ordering::SeqCst)
     }
 }
 
@@ -93,6 +100,7 @@ impl Lane {
             resets: AtomicU32::new(0),
             config: Mutex::new(config),
             running: std::iter::repeat_with(|| AtomicBool::new(false)).take(queues).collect(),
+            early: std::iter::repeat_with(|| AtomicBool::new(false)).take(queues).collect(),
         });
         let (sender, jobs) = sync_channel(WAITING);
         let worker = Worker { device, channel, interrupts, doorbells, progress: Arc::clone(&progress) };
@@ -147,9 +155,10 @@ impl Worker {
                 Job::Start(queue, layout) => {
                     let interrupt = Arc::new(QueueInterrupt::new(&self.interrupts, queue));
                     self.device.activate(queue, layout, 0, interrupt);
-                    self.progress.running[queue].store(true, Ordering::Release);
-                    // A kick that came before the queue ran is not lost.
-                    self.doorbells.ring(queue);
+                    self.progress.running[queue].store(true, Ordering::SeqCst);
+                    if self.progress.early[queue].swap(false, Ordering::SeqCst) {
+                        self.doorbells.ring(queue);
+                    }
                 }
                 Job::Configure(offset, bytes, reply) => {
                     self.device.write_config(offset, &bytes);
@@ -165,7 +174,8 @@ impl Worker {
 
     fn stop_queues(&self) {
         for (queue, running) in self.progress.running.iter().enumerate() {
-            running.store(false, Ordering::Release);
+            running.store(false, Ordering::SeqCst);
+            self.progress.early[queue].store(false, Ordering::SeqCst);
             self.device.stop(queue);
         }
     }
