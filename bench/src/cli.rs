@@ -95,7 +95,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=101))]
     rounds: u16,
 
-    /// Further arguments for `calgaryd serve`; may repeat.
+    /// Further arguments for `calgaryd serve`; may repeat. With --transport=vfio-user the client speaks it too.
     #[arg(long = "daemon-arg", value_name = "ARG", allow_hyphen_values = true)]
     daemon_args: Vec<String>,
 }

@@ -153,6 +153,8 @@ fn own(scene: &Scene<'_>, name: &'static str, safety: Safety, arguments: &[Strin
     let mut session = Session::boot(GuestOptions {
         memory_mib: MEMORY_MIB,
         iommu_socket: translated.then_some(daemon.iommu),
+        iommu_transport: daemon.transport,
+        transport: daemon.transport,
         shares: vec![ShareOptions { socket, endpoint: Daemon::ENDPOINT, translated }],
         mapping: safety.mapping().unwrap_or_default(),
         client: CLIENT,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calgary_tests::guest::{GuestMemory, QtestBus, VhostUserDevice, VhostUserOptions};
+use calgary_tests::guest::{GuestMemory, QtestBus, Transport, VfioUserDevice, VhostUserDevice, VhostUserOptions};
+use calgaryd::transport::TransportKind;
 use serde::Serialize;
 
 use super::batches::Batches;
@@ -155,8 +156,13 @@ fn own(scene: &Scene<'_>, most: u64) -> Result<Side, Failure> {
     let options = DaemonOptions { folder: scene.folder, window: WINDOW, more: scene.daemon_args };
     let daemon = Daemon::start(&options, scene.cores, &scene.place("iommu-calgaryd")?)?;
     let memory = Arc::new(GuestMemory::new(MEMORY_MIB)?);
-    let device = VhostUserDevice::connect(Arc::clone(&memory), VhostUserOptions::new(&daemon.iommu, 2))?;
-    let batches = Batches::new(Daemon::NAME, Box::new(device), memory, Daemon::ENDPOINT, most)?;
+    let device: Box<dyn Transport> = match daemon.transport {
+        TransportKind::VhostUser => {
+            Box::new(VhostUserDevice::connect(Arc::clone(&memory), VhostUserOptions::new(&daemon.iommu, 2))?)
+        }
+        TransportKind::VfioUser => Box::new(VfioUserDevice::connect(Arc::clone(&memory), &daemon.iommu)?),
+    };
+    let batches = Batches::new(Daemon::NAME, device, memory, Daemon::ENDPOINT, most)?;
     Ok(Side { batches, server: daemon.server, bus: None })
 }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use calgaryd::transport::TransportKind;
+
 use super::child::Server;
 use crate::failure::Failure;
 use crate::measure::Cores;
@@ -35,6 +37,8 @@ pub(crate) struct Daemon {
     pub(crate) translated: PathBuf,
     /// Socket of the share outside it.
     pub(crate) direct: PathBuf,
+    /// What it speaks on all of them.
+    pub(crate) transport: TransportKind,
 }
 
 impl Daemon {
@@ -62,6 +66,13 @@ impl Daemon {
         for socket in [&iommu, &translated, &direct] {
             server.wait_for(socket)?;
         }
-        Ok(Self { server, iommu, translated, direct })
+        let transport = transport(options.more).map_err(|cause| Failure::wrong(Self::NAME, cause))?;
+        Ok(Self { server, iommu, translated, direct, transport })
     }
+}
+
+/// What `--transport=PROTOCOL` among the arguments of `calgaryd serve` says, so that the client speaks it too.
+fn transport(arguments: &[String]) -> Result<TransportKind, String> {
+    let said = arguments.iter().rev().find_map(|argument| argument.strip_prefix("--transport="));
+    said.map_or(Ok(TransportKind::default()), str::parse)
 }
