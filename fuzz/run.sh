@@ -7,7 +7,7 @@
 set -eu
 seconds=${1:-5}
 [ $# -gt 0 ] && shift
-targets=${*:-iommu_requests ring_images ninep_frame ninep_session}
+targets=${*:-iommu_requests ring_images ninep_frame ninep_session vfio_user_messages}
 cd "$(dirname "$0")"
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=${CARGO_TARGET_DIR:-target}/$host/release

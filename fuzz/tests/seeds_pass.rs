@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use calgary_fuzz::{iommu_requests, ninep_frame, ninep_session, ring_images};
+use calgary_fuzz::{iommu_requests, ninep_frame, ninep_session, ring_images, vfio_user_messages};
 
 fn all_pass(target: &str, seeds: Vec<Vec<u8>>, run: fn(&[u8])) {
     run(&[]);
@@ -35,4 +35,9 @@ fn ninep_frame_seeds_pass() {
 #[test]
 fn ninep_session_seeds_pass() {
     all_pass("ninep_session", ninep_session::seeds(), ninep_session::run);
+}
+
+#[test]
+fn vfio_user_message_seeds_pass() {
+    all_pass("vfio_user_messages", vfio_user_messages::seeds(), vfio_user_messages::run);
 }
