@@ -32,6 +32,7 @@ pub mod listen;
 pub mod memory;
 mod prefetch;
 pub mod ring;
+pub mod sandbox;
 mod service_manager;
 pub mod state;
 pub mod supervisor;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
-use log::info;
+use log::{info, warn};
 
 use super::Failure;
 use crate::config::{Content, IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
+use crate::sandbox::{self, Confinement, Syscalls};
 use crate::service_manager;
 use crate::supervisor::block_signals;
 use crate::transport::TransportKind;
@@ -39,6 +40,18 @@ pub(super) struct DeviceArgs {
     /// the command line counts.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+
+    /// What the process can reach besides the shared folders and its sockets: nothing by landlock (which this kernel must
+    /// have); nothing by namespace, which also takes the network away unless a share listens on TCP (needs root or user
+    /// namespaces); auto is landlock as far as the kernel has it; none is whatever its user may. All but none drop the
+    /// capabilities that the shares do not need.
+    #[arg(long, value_name = "KIND", default_value_t)]
+    pub(super) sandbox: Confinement,
+
+    /// What happens at a system call that a serving daemon does not make: kill the process, deny the call, log it to the
+    /// kernel's audit log, or none of these [default: deny where the kernel can].
+    #[arg(long, value_name = "ACTION")]
+    pub(super) seccomp: Option<Syscalls>,
 
     /// Serve a virtio-iommu on this socket. Wherever a socket is named, it is a path to bind, fd:NUMBER for a listening
     /// socket that the process was started with, or systemd:NAME for one that a socket unit with FileDescriptorName=NAME
@@ -124,12 +137,16 @@ impl DeviceArgs {
 
 /// Serves until a signal.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    serve(&args.devices.config())
+    serve(args.devices.config(), args.devices.sandbox, args.devices.seccomp)
 }
 
-/// Serves `config` until a signal, and tells the service manager, if there is one, when it begins and ends.
-pub(super) fn serve(config: &ServeConfig) -> Result<(), Failure> {
+/// Serves `config` confined until a signal, and tells the service manager, if there is one, when it begins and ends.
+pub(super) fn serve(config: ServeConfig, confinement: Confinement, syscalls: Option<Syscalls>) -> Result<(), Failure> {
     block_signals().map_err(|cause| Failure::Runtime(format!("cannot block signals: {cause}")))?;
+    // What cannot be served is said before anything else.
+    config.validate().map_err(|cause| Failure::Usage(cause.to_string()))?;
+    let confined = sandbox::enter(config, confinement).map_err(|cause| Failure::Usage(cause.to_string()))?;
+    let config = &confined.config;
     let daemon = Daemon::start(config, Signals::Handle).map_err(|cause| Failure::Usage(cause.to_string()))?;
     if let Some(iommu) = &config.iommu {
         info!("iommu: {} on {}", iommu.transport, iommu.socket.display());
@@ -147,6 +164,12 @@ pub(super) fn serve(config: &ServeConfig) -> Result<(), Failure> {
             socket.display(),
             if share.iommu { "behind the IOMMU" } else { "outside the IOMMU" }
         );
+    }
+    confined.log();
+    match (sandbox::seal(syscalls.unwrap_or_default()), syscalls) {
+        (Ok(()), _) => {}
+        (Err(cause), Some(_)) => return Err(Failure::Usage(cause.to_string())),
+        (Err(cause), None) => warn!("{cause}"),
     }
     service_manager::ready();
     daemon.wait();

@@ -8,4 +8,5 @@ mod debian_client_tools;
 mod linux_mounts_in_a_guest;
 mod locks_wait_and_end;
 mod messages_are_framed;
+mod plan9_client;
 mod sessions_are_served;
