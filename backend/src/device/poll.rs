@@ -3,6 +3,7 @@
 //!
 //! (Amit, Ben-Yehuda, Tsafrir, Schuster: vIOMMU, USENIX ATC 2011, had the idea for an emulated IOMMU.)
 
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ const AUTO_START: Duration = Duration::from_micros(10);
 const LOOKS_PER_TICK: u32 = 32;
 /// Spinning alone; beyond it other threads of this processor are let through between two looks at the clock.
 const SPIN_ALONE: Duration = Duration::from_micros(20);
+/// The same where the daemon has one processor only: a guest's next request often comes sooner, and otherwise the thread
+/// that has work may be another of the daemon's own.
+const SPIN_SHARED: Duration = Duration::from_micros(2);
 
 /// When to look for work instead of sleeping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +62,11 @@ fn online_processors() -> libc::c_long {
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
 }
 
+/// Processors that this process may use.
+fn usable_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// What ended a stretch of polling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PollEnd {
@@ -75,12 +84,15 @@ pub(super) struct Poller {
     span: Duration,
     /// When the thread last went to sleep.
     slept: Option<Instant>,
+    /// How long to poll before others are let through.
+    spin_alone: Duration,
 }
 
 impl Poller {
     pub(super) fn new(policy: PollPolicy) -> Self {
         let policy = if policy == PollPolicy::Auto && online_processors() == 1 { PollPolicy::Off } else { policy };
-        Self { policy, span: Duration::ZERO, slept: None }
+        let spin_alone = if usable_processors() == 1 { SPIN_SHARED } else { SPIN_ALONE };
+        Self { policy, span: Duration::ZERO, slept: None, spin_alone }
     }
 
     /// The thread was woken by a kick. Had it polled a little longer, it would not have slept?
@@ -145,7 +157,7 @@ impl Poller {
             if give_way() || span.is_some_and(|span| passed >= span) {
                 return PollEnd::Idle;
             }
-            if passed > SPIN_ALONE {
+            if passed > self.spin_alone {
                 std::thread::yield_now();
             }
         }
@@ -157,7 +169,7 @@ mod tests {
     use super::*;
 
     fn auto() -> Poller {
-        Poller { policy: PollPolicy::Auto, span: Duration::ZERO, slept: None }
+        Poller { policy: PollPolicy::Auto, span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE }
     }
 
     #[test]
@@ -186,7 +198,7 @@ mod tests {
 
     #[test]
     fn polling_ends_with_work_and_gives_way() {
-        let always = Poller { policy: PollPolicy::Always, span: Duration::ZERO, slept: None };
+        let always = Poller { policy: PollPolicy::Always, span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
         let mut looks = 0;
         let end = always.poll(
             || {
@@ -197,15 +209,16 @@ mod tests {
         );
         assert_eq!((end, looks), (PollEnd::Found, 1000));
         assert_eq!(always.poll(|| false, || true), PollEnd::Idle);
-        let off = Poller { policy: PollPolicy::Off, span: Duration::ZERO, slept: None };
+        let off = Poller { policy: PollPolicy::Off, span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
         assert_eq!(off.poll(|| panic!("looked"), || false), PollEnd::Idle);
     }
 
     #[test]
     fn polling_in_vain_ends_within_its_time() {
         let limit = Duration::from_micros(70);
-        let adapted = Poller { policy: PollPolicy::Auto, span: limit, slept: None };
-        let fixed = Poller { policy: PollPolicy::For(limit), span: Duration::ZERO, slept: None };
+        let adapted = Poller { policy: PollPolicy::Auto, span: limit, slept: None, spin_alone: SPIN_ALONE };
+        let fixed =
+            Poller { policy: PollPolicy::For(limit), span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
         for poller in [adapted, fixed] {
             let now = std::cell::Cell::new(Duration::ZERO);
             // Each look at the clock is 10 µs after the one before.
