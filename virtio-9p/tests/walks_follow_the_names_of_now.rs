@@ -5,7 +5,7 @@ mod client;
 
 use std::os::unix::fs::symlink;
 
-use client::{ROOT, connect_fresh};
+use client::{ROOT, connect, connect_fresh};
 use virtio_9p::Errno;
 use virtio_9p::wire::{Fid, OpenFlags};
 
@@ -95,4 +95,33 @@ fn a_created_file_is_closed_when_its_fid_goes_though_another_fid_knows_it() {
     assert_eq!(client.write(Fid(2), 4, b"more"), Ok(4));
     client.remove(Fid(2)).unwrap();
     assert_eq!((writers(&path), path.exists()), (0, false));
+}
+
+#[test]
+fn a_file_is_removed_by_its_fid_wherever_the_folder_has_been_moved() {
+    let base = tempfile::tempdir().unwrap();
+    let path = |name: &str| base.path().join(name);
+    std::fs::create_dir_all(path("share/d")).unwrap();
+    for name in ["one", "two", "three"] {
+        std::fs::write(path("share/d").join(name), name).unwrap();
+    }
+    let client = connect(&path("share"));
+    client.reach(Fid(1), "d/one").unwrap();
+    client.remove(Fid(1)).unwrap();
+
+    std::fs::rename(path("share"), path("moved")).unwrap();
+    client.reach(Fid(1), "d/two").unwrap();
+    client.remove(Fid(1)).unwrap();
+    assert!(!path("moved/d/two").exists());
+
+    // To below its old place, where another file has the path that the removed one had.
+    std::fs::create_dir_all(path("moved/d")).unwrap();
+    std::fs::rename(path("moved"), path("aside")).unwrap();
+    std::fs::create_dir_all(path("moved/d")).unwrap();
+    std::fs::write(path("moved/d/three"), "another").unwrap();
+    std::fs::rename(path("aside"), path("moved/inner")).unwrap();
+    client.reach(Fid(1), "d/three").unwrap();
+    client.remove(Fid(1)).unwrap();
+    assert!(path("moved/d/three").exists());
+    assert!(!path("moved/inner/d/three").exists());
 }

@@ -1,6 +1,7 @@
 //! The folder on the host: its root, the way to files below it, and the terms on which they are shown.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno as HostErrno;
@@ -26,6 +27,8 @@ const CONFINED: ResolveFlags =
 /// What every file of a folder shares.
 pub(super) struct Host {
     pub(super) root: OwnedFd,
+    /// Where the root was when that was last asked; empty if it never was.
+    pub(super) root_path: Mutex<Vec<u8>>,
     pub(super) root_id: FileId,
     openat2: bool,
     pub(super) proc_fds: ProcFds,
@@ -51,7 +54,7 @@ impl Host {
         let root_id = Status::of(root.as_fd())?.id;
         let directories = Directories::below(&root)?;
         let (pool, places) = (Pool::new(max_descriptors, max_lock_owners), Places::default());
-        Ok(Host { root, root_id, openat2, proc_fds, pool, places, directories, identity })
+        Ok(Host { root, root_path: Mutex::default(), root_id, openat2, proc_fds, pool, places, directories, identity })
     }
 
     /// Runs what opens a descriptor, again after closing others if the process or the system has none left.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -10,6 +11,7 @@ use super::node::{Inode, id_at};
 use super::status::FileId;
 use crate::errno::Errno;
 use crate::name::Name;
+use crate::session::lock;
 
 /// The files without a descriptor. Holding it shared keeps every path true; paths change, and files come and go, under the
 /// exclusive lock.
@@ -130,13 +132,24 @@ impl Host {
 
     /// The kernel's path of a file, taken from the root. `ENOENT` if it has none there.
     pub(super) fn path_below_root(&self, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
-        use std::os::unix::ffi::OsStrExt;
         let root = self.proc_fds.path(self.root.as_fd())?;
+        let below = self.path_below(root.as_bytes(), fd);
+        *lock(&self.root_path) = root.into_vec();
+        below
+    }
+
+    /// As [`Host::path_below_root`], but taken from where the root was when that was last asked.
+    pub(super) fn path_below_kept_root(&self, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+        let root = lock(&self.root_path);
+        if root.is_empty() { Err(Errno::ENOENT) } else { self.path_below(&root, fd) }
+    }
+
+    fn path_below(&self, root: &[u8], fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
         let path = self.proc_fds.path(fd)?;
-        if root == path {
+        if root == path.as_bytes() {
             return Ok(Vec::new());
         }
-        Ok(relative(root.as_bytes(), path.as_bytes()).ok_or(Errno::ENOENT)?.to_vec())
+        Ok(relative(root, path.as_bytes()).ok_or(Errno::ENOENT)?.to_vec())
     }
 }
 

@@ -71,10 +71,17 @@ impl Passthrough {
         if inode.id() == self.host.root_id {
             return Err(Errno::EBUSY);
         }
-        let below = self.host.path_below_root(inode.fd()?.as_fd())?;
+        let fd = inode.fd()?;
+        // The root is rarely moved; if it was, the file is not found by where the root is thought to be.
+        let kept = self.host.path_below_kept_root(fd.as_fd()).and_then(|below| self.place_at(&below, inode));
+        kept.or_else(|_| self.place_at(&self.host.path_below_root(fd.as_fd())?, inode))
+    }
+
+    /// The place at a path below the root, if the file is there.
+    fn place_at(&self, below: &[u8], inode: &Inode) -> Result<Place, Errno> {
         let (dir, name) = match below.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&below[..slash], &below[slash + 1..]),
-            None => (&below[..0], &below[..]),
+            None => (&below[..0], below),
         };
         let dir = self.host.with_room(|| self.host.directory_at(dir))?;
         let name = Name::existing(name)?;
