@@ -34,6 +34,34 @@ const IO_HEADER: u32 = 24;
 /// Bytes of names asked for at once: less than the smallest server's largest message.
 const READDIR_BYTES: u32 = 60 << 10;
 
+/// What a listing says of a file.
+struct Entry<'a> {
+    offset: u64,
+    name: &'a [u8],
+}
+
+/// The entries of a listing, up to the first that is malformed.
+struct Entries<'a>(Decoder<'a>);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let decoder = &mut self.0;
+        let mut entry = || {
+            decoder.qid()?;
+            let offset = decoder.u64()?;
+            decoder.u8()?;
+            let length = decoder.u16()?;
+            Ok(Entry { offset, name: decoder.bytes(usize::from(length))? })
+        };
+        Some(entry())
+    }
+}
+
 /// A 9P server with a session.
 pub(crate) struct NinepSubject<C> {
     channel: C,
@@ -281,8 +309,8 @@ impl<C: Channel> NinepSubject<C> {
         let place = place.ok_or_else(|| self.wrong("a directory that is not there"))?;
         let fid = FIRST_DIRECTORY + u32::try_from(place).unwrap_or(0);
         let bytes = READDIR_BYTES.min(self.msize - IO_HEADER);
-        let mut seen = vec![false; usize::try_from(entries).unwrap_or(0)];
-        let (mut offset, mut dots) = (0, 0);
+        let mut lists = Vec::new();
+        let mut offset = 0;
         let start = Instant::now();
         loop {
             let reply = self.call(&Op::Readdir { fid, offset, bytes })?;
@@ -293,26 +321,29 @@ impl<C: Channel> NinepSubject<C> {
             if count == 0 {
                 break;
             }
-            let mut names = vec![0; usize::try_from(count).unwrap_or(0)];
-            self.channel.read(0, 0, &mut names)?;
-            let mut decoder = Decoder::new(&names);
-            while !decoder.is_empty() {
-                let mut entry = || {
-                    decoder.qid()?;
-                    offset = decoder.u64()?;
-                    decoder.u8()?;
-                    decoder.string()
-                };
-                let name = entry().map_err(|cause| self.wrong(format!("a directory entry: {cause}")))?;
-                let place = tree::entry_index(&name).and_then(|index| usize::try_from(index).ok());
-                match place.and_then(|index| seen.get_mut(index)) {
-                    Some(seen) if !*seen => *seen = true,
-                    _ if name == b"." || name == b".." => dots += 1,
-                    _ => return Err(self.wrong(format!("the name {:?}", String::from_utf8_lossy(&name)))),
-                }
+            let mut list = vec![0; usize::try_from(count).unwrap_or(0)];
+            self.channel.read(0, 0, &mut list)?;
+            for entry in Entries(Decoder::new(&list)) {
+                offset = entry.map_err(|cause| self.wrong(format!("a directory entry: {cause}")))?.offset;
             }
+            lists.push(list);
         }
         times.ended(start);
+        self.check_names(entries, &lists)
+    }
+
+    /// Checks that the lists hold each of so many entries once, and nothing else but the two dots.
+    fn check_names(&self, entries: u32, lists: &[Vec<u8>]) -> Result<(), Failure> {
+        let mut seen = vec![false; usize::try_from(entries).unwrap_or(0)];
+        let mut dots = 0;
+        for entry in lists.iter().flat_map(|list| Entries(Decoder::new(list))).flatten() {
+            let place = tree::entry_index(entry.name).and_then(|index| usize::try_from(index).ok());
+            match place.and_then(|index| seen.get_mut(index)) {
+                Some(seen) if !*seen => *seen = true,
+                _ if entry.name == b"." || entry.name == b".." => dots += 1,
+                _ => return Err(self.wrong(format!("the name {:?}", String::from_utf8_lossy(entry.name)))),
+            }
+        }
         if dots <= 2 && !seen.contains(&false) { Ok(()) } else { Err(self.wrong("names are missing")) }
     }
 

@@ -1,7 +1,9 @@
 //! Server cores called as functions: no transport, no second processor.
 //!
-//! Their processor time is the time inside the call.
+//! Their processor time is the time inside the call. File data in requests and in the replies of this project's core begins on
+//! a page, where a Linux guest puts it; the crate `p9` writes its replies into a `Vec`, by copies of its own.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,11 +17,23 @@ use crate::failure::Failure;
 /// Bytes of a reply besides its data.
 const REPLY_HEAD: usize = 4096;
 
+/// Bytes of a write request before its data, and of a read's reply.
+const WRITE_HEAD: usize = 23;
+const READ_HEAD: usize = 11;
+
+/// Where in `buffer` a message starts whose data, behind `head` bytes, begins on a page.
+fn start_of<T>(buffer: &[T], head: usize) -> usize {
+    const PAGE: usize = 4096;
+    (PAGE - (buffer.as_ptr().addr() + head) % PAGE) % PAGE
+}
+
 /// What both have: messages, replies, a stopwatch.
 #[derive(Debug)]
 struct Slots {
     name: &'static str,
+    /// The request begins at `request_start`.
     request: Vec<u8>,
+    request_start: usize,
     data: Vec<Vec<u8>>,
     replies: Vec<Option<Reply>>,
     busy: Duration,
@@ -27,9 +41,13 @@ struct Slots {
 
 impl Slots {
     fn new(name: &'static str) -> Self {
+        let mut request = Vec::with_capacity(room(0) + 2 * REPLY_HEAD);
+        let request_start = start_of(request.spare_capacity_mut(), WRITE_HEAD);
+        request.resize(request_start, 0);
         Self {
             name,
-            request: Vec::new(),
+            request,
+            request_start,
             data: (0..SLOTS).map(|slot| vec![0; room(slot)]).collect(),
             replies: vec![None; SLOTS],
             busy: Duration::ZERO,
@@ -37,7 +55,7 @@ impl Slots {
     }
 
     fn encode(&mut self, slot: usize, op: &Op<'_>) {
-        self.request.clear();
+        self.request.truncate(self.request_start);
         op.encode(op.tag(slot), &self.data[slot][..op.sent()], &mut self.request);
     }
 
@@ -50,8 +68,8 @@ impl Slots {
 
 /// A core that answers one request at a time.
 pub(crate) trait Core {
-    /// Answers `request` into `reply`; returns the bytes of the reply.
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure>;
+    /// Answers `request` into `reply`; returns where in it the reply is.
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure>;
 }
 
 /// A channel to a core.
@@ -83,9 +101,10 @@ impl<C: Core> Channel for InProcess<C> {
     fn submit(&mut self, slot: usize, op: &Op<'_>) -> Result<(), Failure> {
         self.slots.encode(slot, op);
         let start = Instant::now();
-        let length = self.core.handle(&mut self.slots.request, &mut self.reply)?;
+        let request = &mut self.slots.request[self.slots.request_start..];
+        let place = self.core.handle(request, &mut self.reply)?;
         self.slots.busy += start.elapsed();
-        self.slots.answer(slot, op, &self.reply[..length])
+        self.slots.answer(slot, op, &self.reply[place])
     }
 
     fn kick(&mut self) -> Result<(), Failure> {
@@ -117,7 +136,11 @@ impl<C: Core> Channel for InProcess<C> {
 }
 
 /// [`virtio_9p::Server`].
-pub(crate) struct OwnCore(Server<Passthrough>);
+pub(crate) struct OwnCore {
+    server: Server<Passthrough>,
+    /// Where in the buffer replies begin.
+    reply_start: usize,
+}
 
 impl CoreChannel {
     /// Name in reports.
@@ -127,20 +150,22 @@ impl CoreChannel {
     pub(crate) fn own(folder: &Path) -> Result<Self, Failure> {
         let files = Passthrough::new(folder, PassthroughOptions::default())
             .map_err(|cause| Failure::wrong(Self::NAME, cause.to_string()))?;
-        let core = OwnCore(Server::new(files, Options::default()));
-        Ok(Self { core, slots: Slots::new(Self::NAME), reply: vec![0; room(0) + REPLY_HEAD] })
+        let reply = vec![0; room(0) + 2 * REPLY_HEAD];
+        let core = OwnCore { server: Server::new(files, Options::default()), reply_start: start_of(&reply, READ_HEAD) };
+        Ok(Self { core, slots: Slots::new(Self::NAME), reply })
     }
 }
 
 impl Core for OwnCore {
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure> {
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure> {
+        let reply = &mut reply[self.reply_start..];
         // SAFETY: both buffers outlive the segments, are borrowed exclusively, and are not touched while they are used.
         let (from, to) = unsafe {
             let from = Segment::new(request.as_mut_ptr(), request.len());
             ([from], [Segment::new(reply.as_mut_ptr(), reply.len())])
         };
-        match self.0.handle(&Readable::new(&from), &Writable::new(&to)) {
-            Outcome::Reply(length) => Ok(length),
+        match self.server.handle(&Readable::new(&from), &Writable::new(&to)) {
+            Outcome::Reply(length) => Ok(self.reply_start..self.reply_start + length),
             Outcome::Dropped => Err(Failure::wrong(CoreChannel::NAME, "a request was dropped")),
         }
     }
@@ -162,11 +187,11 @@ impl P9Channel {
 }
 
 impl Core for P9Core {
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<usize, Failure> {
+    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure> {
         reply.clear();
         self.0
             .handle_message(&mut &*request, reply)
             .map_err(|cause| Failure::wrong(P9Channel::NAME, cause.to_string()))?;
-        Ok(reply.len())
+        Ok(0..reply.len())
     }
 }
