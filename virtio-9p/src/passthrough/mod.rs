@@ -90,6 +90,7 @@ pub struct Passthrough {
     host: Arc<Host>,
     buffers: Arc<Buffers>,
     locks: Arc<LockTable>,
+    direct_io: bool,
     session: u64,
 }
 
@@ -101,6 +102,7 @@ impl Passthrough {
             .map_err(|error| failed(error.into()))?;
         let copy = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0).map_err(|error| failed(error.into()))?;
         let proc_fds = ProcFds::open().map_err(PassthroughError::Proc)?;
+        let direct_io = options.direct_io;
         let (openat2, limits) = (options.openat2, (options.max_descriptors, options.max_lock_owners));
         let identity = Identity::new(options).map_err(PassthroughError::Options)?;
         let host = Arc::new(Host::new(copy, proc_fds, openat2, limits, identity).map_err(failed)?);
@@ -108,7 +110,7 @@ impl Passthrough {
         inode.pin();
         let locks = Arc::<LockTable>::default();
         let session = locks.new_session();
-        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, session })
+        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, direct_io, session })
     }
 
     /// The same folder for the server of another session. Both keep to one budget of descriptors and locks, and locks of the
@@ -120,6 +122,7 @@ impl Passthrough {
             host: self.host.clone(),
             buffers: self.buffers.clone(),
             locks: self.locks.clone(),
+            direct_io: self.direct_io,
             session: self.locks.new_session(),
         }
     }

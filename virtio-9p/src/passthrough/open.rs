@@ -1,6 +1,6 @@
 //! Opening and creating regular files, and the I/O on open ones.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -124,11 +124,26 @@ impl OpenFile {
         if self.inode.kind() == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        rawio::read(self.fd()?.as_fd(), offset, data)
+        let fd = self.fd()?;
+        match rawio::read(fd.as_fd(), offset, data) {
+            Err(Errno::EINVAL) if self.ends_direct_io(fd.as_fd()) => rawio::read(fd.as_fd(), offset, data),
+            result => result,
+        }
     }
 
     pub(super) fn write(&self, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
-        rawio::write(self.fd()?.as_fd(), offset, data)
+        let fd = self.fd()?;
+        match rawio::write(fd.as_fd(), offset, data) {
+            Err(Errno::EINVAL) if self.ends_direct_io(fd.as_fd()) => rawio::write(fd.as_fd(), offset, data),
+            result => result,
+        }
+    }
+
+    /// Turns direct I/O off after it was refused, if it was asked for: a buffer, an offset or a length is not aligned as the
+    /// device wants. It stays off, so that two threads do not turn it on under each other.
+    #[cold]
+    fn ends_direct_io(&self, fd: BorrowedFd<'_>) -> bool {
+        self.flags.contains(OFlags::DIRECT) && set_direct(fd, false)
     }
 
     pub(super) fn sync(&self, data_only: bool) -> Result<(), Errno> {
@@ -186,8 +201,16 @@ impl Drop for OpenFile {
     }
 }
 
+/// Turns direct I/O on or off; false if the file system has none.
+fn set_direct(fd: BorrowedFd<'_>, on: bool) -> bool {
+    rustix::fs::fcntl_getfl(fd).is_ok_and(|mut flags| {
+        flags.set(OFlags::DIRECT, on);
+        rustix::fs::fcntl_setfl(fd, flags).is_ok()
+    })
+}
+
 /// The host's flags for an open. `CREATE` and `EXCL` are not among them, and what could harm or surprise the server is left
-/// out: `NOCTTY`, `FASYNC`, `DIRECT` (the client's buffers need not be aligned) and `CLOEXEC` (always on).
+/// out: `NOCTTY`, `FASYNC`, `DIRECT` (turned on later, by option) and `CLOEXEC` (always on).
 /// `EINVAL` for the access mode 3.
 fn host_flags(flags: OpenFlags) -> Result<OFlags, Errno> {
     let mut host = match flags.access() {
@@ -236,8 +259,18 @@ impl Passthrough {
             }
             result => result,
         }?;
+        if inode.kind() == FileKind::Regular {
+            host |= self.direct(fd.as_fd(), flags);
+        }
         let qid = self.qid_of(&self.host.seen_status(fd.as_fd())?);
         Ok((OpenFile::new(fd, inode, flags.access(), host), qid))
+    }
+
+    /// `DIRECT` if direct I/O is asked for, allowed and possible. It is turned on after the open, which would fail where there
+    /// is none, and leave a new file behind.
+    fn direct(&self, fd: BorrowedFd<'_>, flags: OpenFlags) -> OFlags {
+        let on = self.direct_io && flags.contains(OpenFlags::DIRECT) && set_direct(fd, true);
+        if on { OFlags::DIRECT } else { OFlags::empty() }
     }
 
     /// Creates a regular file and opens it, or opens an existing one unless `EXCL` is asked for.
@@ -270,10 +303,11 @@ impl Passthrough {
             });
             match created {
                 Ok(fd) => {
+                    let host = host.difference(OFlags::NOFOLLOW) | self.direct(fd.as_fd(), flags);
                     let (inode, qid) = self
                         .settle(fd, Fresh::regular(mode, owner), 1)
                         .inspect_err(|_| undo(dir.as_fd(), name, false))?;
-                    let file = OpenFile::created(&inode, flags.access(), host.difference(OFlags::NOFOLLOW));
+                    let file = OpenFile::created(&inode, flags.access(), host);
                     return Ok((inode, file, qid));
                 }
                 Err(Errno::EEXIST) if !flags.contains(OpenFlags::EXCL) => {

@@ -37,6 +37,10 @@ pub struct PassthroughOptions {
     /// database; the host's kernel then checks permissions and owns new files. The process must be root. An attachment
     /// without a user number acts as 65,534.
     pub per_user: bool,
+    /// Open files for direct I/O (`O_DIRECT`) if the client asks for it and the host's file system has it: past the page cache,
+    /// for buffers that are aligned as the device wants. An open file whose client comes with others goes through the page
+    /// cache from then on. Off, all do.
+    pub direct_io: bool,
     /// Most descriptors for nodes, open files and locks together, at least 8; those that were not used for longest are closed
     /// when more are needed. 0 is the soft `RLIMIT_NOFILE` at the start, less an eighth. Several folders in one process share
     /// that limit.
@@ -58,6 +62,7 @@ impl Default for PassthroughOptions {
             squash: None,
             umask: 0,
             per_user: false,
+            direct_io: false,
             max_descriptors: 0,
             max_lock_owners: 0,
         }
