@@ -109,6 +109,59 @@ fn mode_size_and_change_time_are_set() {
     client.setattr(Fid(1), 0, |_| {}).unwrap();
 }
 
+#[test]
+fn every_combination_of_changes_changes_what_it_names() {
+    let (folder, client) = connect_fresh();
+    let path = folder.path().join("f");
+    let own = std::fs::metadata(folder.path()).unwrap();
+    let (uid, gid) = if is_root() { (5, 6) } else { (own.uid(), own.gid()) };
+    for (valid, open) in (0..=SetattrValid::ALL).flat_map(|valid| [(valid, false), (valid, true)]) {
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(&path, "content").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let stamp = |seconds, nanoseconds| rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let times = rustix::fs::Timestamps { last_access: stamp(1000, 1), last_modification: stamp(2000, 2) };
+        rustix::fs::utimensat(rustix::fs::CWD, &path, &times, rustix::fs::AtFlags::empty()).unwrap();
+        let before = std::fs::metadata(&path).unwrap();
+        client.reach(Fid(1), "f").unwrap();
+        if open {
+            client.open(Fid(1), OpenFlags::RDWR).unwrap();
+        }
+        client
+            .setattr(Fid(1), valid, |change| {
+                (change.mode, change.uid, change.gid, change.size) = (0o751, uid, gid, 3);
+                change.atime = Time { seconds: 3000, nanoseconds: 5 };
+                change.mtime = Time { seconds: 4000, nanoseconds: 6 };
+            })
+            .unwrap();
+        client.clunk(Fid(1)).unwrap();
+
+        let after = std::fs::metadata(&path).unwrap();
+        let has = |bit| valid & bit != 0;
+        let pick = |bit, new, old| if has(bit) { new } else { old };
+        let seen = (after.mode() & 0o7777, after.uid(), after.gid(), after.size());
+        let expected = (
+            pick(SetattrValid::MODE, 0o751, 0o640),
+            pick(SetattrValid::UID, uid, before.uid()),
+            pick(SetattrValid::GID, gid, before.gid()),
+            if has(SetattrValid::SIZE) { 3 } else { 7 },
+        );
+        assert_eq!(seen, expected, "{valid:#x}");
+        let recent = |seconds: i64| seconds > 1_600_000_000;
+        match (after.atime(), after.atime_nsec()) {
+            time if has(SetattrValid::ATIME_SET) => assert_eq!(time, (3000, 5), "{valid:#x}"),
+            (now, _) if has(SetattrValid::ATIME) => assert!(recent(now), "{valid:#x}"),
+            time => assert_eq!(time, (1000, 1), "{valid:#x}"),
+        }
+        match (after.mtime(), after.mtime_nsec()) {
+            time if has(SetattrValid::MTIME_SET) => assert_eq!(time, (4000, 6), "{valid:#x}"),
+            // A new size is a modification.
+            (now, _) if has(SetattrValid::MTIME | SetattrValid::SIZE) => assert!(recent(now), "{valid:#x}"),
+            time => assert_eq!(time, (2000, 2), "{valid:#x}"),
+        }
+    }
+}
+
 /// Whether the folder takes user attributes; prints why the test is left out if not.
 fn takes_attributes(folder: &std::path::Path) -> bool {
     let probe = folder.join("probe");
@@ -170,6 +223,28 @@ fn attributes_are_set_read_listed_and_removed() {
     set(&client, b"user.a", b"", 0).unwrap();
     assert_eq!(get(&client, b"user.a"), Err(Errno::ENODATA));
     assert_eq!(set(&client, b"user.a", b"", 2), Err(Errno::ENODATA));
+}
+
+#[test]
+fn values_of_every_size_are_kept_or_refused_as_by_the_host() {
+    let (folder, client) = connect_fresh();
+    if !takes_attributes(folder.path()) {
+        return;
+    }
+    for name in ["f", "direct"] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    client.reach(Fid(1), "f").unwrap();
+    for size in [1, 2, 255, 256, 999, 1000, 1001, 3900, 4096, 5000, 32_768, 65_535, 65_536] {
+        let value: Vec<u8> = (0..size).map(|at| u8::try_from(at % 253).unwrap()).collect();
+        let none = rustix::fs::XattrFlags::empty();
+        let host = rustix::fs::setxattr(folder.path().join("direct"), "user.a", &value, none).map_err(Errno::from);
+        assert_eq!(set(&client, b"user.a", &value, 0), host, "{size} bytes");
+        if host.is_ok() {
+            assert_eq!(get(&client, b"user.a").unwrap(), value);
+        }
+    }
+    assert_eq!(set(&client, b"user.a", &[0; 65_537], 0), Err(Errno::E2BIG));
 }
 
 #[test]

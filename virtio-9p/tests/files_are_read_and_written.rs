@@ -221,6 +221,23 @@ fn an_unlinked_file_keeps_working() {
 }
 
 #[test]
+fn holes_take_no_space_and_read_as_zeros() {
+    const FAR: u64 = 1 << 32;
+    let (_folder, client) = connect_fresh();
+    client.create_in_root(Fid(1), "f", OpenFlags::RDWR).unwrap();
+    client.write(Fid(1), FAR, b"end").unwrap();
+    let found = client.getattr(Fid(1)).unwrap();
+    assert_eq!(found.size, FAR + 3);
+    assert!(found.blocks * 512 < FAR / 2, "{} blocks", found.blocks);
+    assert_eq!(client.read(Fid(1), FAR - 2, 100).unwrap(), b"\0\0end");
+    client.setattr(Fid(1), SetattrValid::SIZE, |change| change.size = FAR * 2).unwrap();
+    assert_eq!(client.read(Fid(1), FAR * 2 - 2, 100).unwrap(), b"\0\0");
+    client.setattr(Fid(1), SetattrValid::SIZE, |change| change.size = FAR + 1).unwrap();
+    client.setattr(Fid(1), SetattrValid::SIZE, |change| change.size = FAR + 3).unwrap();
+    assert_eq!(client.read(Fid(1), FAR, 100).unwrap(), b"e\0\0", "what was cut does not come back");
+}
+
+#[test]
 fn names_are_made_moved_and_removed() {
     let (folder, client) = connect_fresh();
     let at = |name: &str| folder.path().join(name);
