@@ -3,6 +3,7 @@
 mod client;
 mod rig;
 
+mod a_plan9_client_works;
 mod connections_are_bounded;
 mod debian_client_tools;
 mod linux_mounts_in_a_guest;
