@@ -1,6 +1,6 @@
 //! One exchange with a 9P server, and what every reply must be.
 
-use virtio_9p::wire::{Message, NOTAG, Tversion};
+use virtio_9p::wire::{Dialect, Message, NOTAG, Tversion};
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
 use crate::tree::{SECRET, Tree};
@@ -8,17 +8,24 @@ use crate::tree::{SECRET, Tree};
 /// What fills a reply buffer, and the bytes around it.
 const POISON: u8 = 0xa5;
 const FENCE: usize = 32;
-/// Type of an error reply.
+/// Types of error replies.
 const RLERROR: u8 = 7;
+const RERROR: u8 = 107;
 
-/// Tversion of 9P2000.L with messages of 8 KiB.
+/// The dialect that a number of the input chooses; 0 is 9P2000.L.
+#[must_use]
+pub fn dialect(number: usize) -> Dialect {
+    [Dialect::Linux, Dialect::Unix, Dialect::Plan9][number % 3]
+}
+
+/// Tversion with messages of 8 KiB.
 ///
 /// # Panics
 /// Never: the message fits.
 #[must_use]
-pub fn version_frame() -> Vec<u8> {
+pub fn version_frame(dialect: Dialect) -> Vec<u8> {
     let mut frame = [0; 64];
-    let len = Tversion { msize: 8192, version: b"9P2000.L" }.emit(NOTAG, &mut frame).expect("it fits");
+    let len = Tversion { msize: 8192, version: dialect.version() }.emit(NOTAG, &mut frame).expect("it fits");
     frame[..len].to_vec()
 }
 
@@ -77,6 +84,13 @@ pub fn exchange(server: &Server<Passthrough>, request: &[u8], room: usize, cut: 
     if kind == RLERROR {
         let errno = u32::from_le_bytes([reply[7], reply[8], reply[9], reply[10]]);
         assert!(used == 11 && (1..4096).contains(&errno), "errno {errno} in {used} bytes");
+    } else if kind == RERROR {
+        let words = usize::from(u16::from_le_bytes([reply[7], reply[8]]));
+        assert!(used == 9 + words || used == 13 + words, "{words} bytes of words in {used}");
+        if let Some(errno) = reply[9 + words..].first_chunk() {
+            let errno = u32::from_le_bytes(*errno);
+            assert!((1..4096).contains(&errno), "errno {errno}");
+        }
     } else {
         assert_eq!(kind, asked.wrapping_add(1), "type of the reply");
     }
@@ -93,6 +107,6 @@ pub fn exchange(server: &Server<Passthrough>, request: &[u8], room: usize, cut: 
 pub fn must(server: &Server<Passthrough>, frames: &[Vec<u8>]) {
     for request in frames {
         let reply = exchange(server, request, 8192, 11).expect("a reply");
-        assert_ne!(reply[4], RLERROR, "{request:?} was refused");
+        assert!(![RLERROR, RERROR].contains(&reply[4]), "{request:?} was refused");
     }
 }

@@ -14,6 +14,7 @@ use calgaryd::ring::RingLayout;
 use calgaryd::transport::Device;
 use frontend_spec::iommu::{AttachFlags, AttachRequest, EVENT_QUEUE, MapFlags, MapRequest, REQUEST_QUEUE};
 use iommu_calgary::{Access, TableSize};
+use virtio_9p::wire::Dialect;
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 use zerocopy::IntoBytes;
 
@@ -251,7 +252,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let attach = AttachRequest::new(1, ENDPOINT, AttachFlags::NONE);
     let map = MapRequest::new(1, 0x1000, 0x4fff, 0x1000, MapFlags::READ_WRITE);
     let (attach, map) = (attach.as_bytes(), map.as_bytes());
-    let version = ninep::version_frame();
+    let version = ninep::version_frame(Dialect::Linux);
     let rewrites = [(0x1002, 2), (0x1002, 1), (8, 0xffff), (12, 4), (0x1004, 0xffff)];
     vec![
         image(0, 4, attach, 4, false, &[]),
