@@ -209,6 +209,9 @@ fn set_direct(fd: BorrowedFd<'_>, on: bool) -> bool {
     })
 }
 
+/// `O_DSYNC`: rustix has `O_SYNC` under that name.
+const DATA_SYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
+
 /// The host's flags for an open. `CREATE` and `EXCL` are not among them, and what could harm or surprise the server is left
 /// out: `NOCTTY`, `FASYNC`, `DIRECT` (turned on later, by option) and `CLOEXEC` (always on).
 /// `EINVAL` for the access mode 3.
@@ -224,7 +227,7 @@ fn host_flags(flags: OpenFlags) -> Result<OFlags, Errno> {
         (OpenFlags::TRUNC, OFlags::TRUNC),
         (OpenFlags::APPEND, OFlags::APPEND),
         (OpenFlags::NONBLOCK, OFlags::NONBLOCK),
-        (OpenFlags::DSYNC, OFlags::DSYNC),
+        (OpenFlags::DSYNC, DATA_SYNC),
         (OpenFlags::SYNC, OFlags::SYNC),
         (OpenFlags::NOATIME, OFlags::NOATIME),
     ] {
