@@ -3,8 +3,10 @@
 //! Two rules of that crate shape this file: an `Err` from a control handler ends the connection, and an `Err` from
 //! `handle_event` ends the worker. A guest can provoke neither, because nothing here returns one for what a guest does.
 
+mod vring;
 mod window;
 
+pub use vring::Vring;
 pub use window::RingWindow;
 
 use std::io;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{error, warn};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
+use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
@@ -27,7 +29,6 @@ use crate::ring::RingLayout;
 use crate::transport::{Device, Interrupt};
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-type Vring = VringMutex<Memory>;
 
 impl Interrupt for Vring {
     fn signal(&self) {
