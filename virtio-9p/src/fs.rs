@@ -5,6 +5,41 @@ use crate::name::Name;
 use crate::segment::{Readable, Writable};
 use crate::wire::{AttrMask, DirEntry, LockType, OpenFlags, Qid, Rgetattr, Rstatfs, Time, XattrFlags};
 
+/// How long a call may keep its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Patience {
+    /// As long as memory and processors take; nothing else is waited for.
+    None,
+    /// As long as a disk of this machine takes to find and change names and attributes, or to take written data.
+    Disk,
+    /// For whatever comes: data that no cache holds, stable storage, another machine, another program.
+    Endless,
+}
+
+/// What keeps a call from an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It failed.
+    Failed(Errno),
+    /// It would have to wait longer than was allowed, and has not begun: this much patience is needed.
+    Waits(Patience),
+}
+
+impl From<Errno> for Hindrance {
+    fn from(error: Errno) -> Hindrance {
+        Hindrance::Failed(error)
+    }
+}
+
+/// Calls that wait for the same things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Everything about names and attributes: all calls but those on an open file's data.
+    Names,
+    /// [`FileSystem::fsync`].
+    Sync,
+}
+
 /// A tree of files, in 9P's own terms.
 ///
 /// The server turns fids into nodes and handles, checks names, keeps the rules of the protocol and moves the replies; a file
@@ -43,6 +78,22 @@ pub trait FileSystem: Send + Sync + 'static {
     /// asks whether the file can be read at all.
     fn read(&self, handle: &Self::Handle, offset: u64, data: &Writable<'_>) -> Result<usize, Errno>;
 
+    /// As [`FileSystem::read`], for a thread that must not wait longer than `patience` allows.
+    fn read_within(
+        &self,
+        handle: &Self::Handle,
+        offset: u64,
+        data: &Writable<'_>,
+        _patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        Ok(self.read(handle, offset, data)?)
+    }
+
+    /// How much patience `work` needs.
+    fn needs(&self, _work: Work) -> Patience {
+        Patience::None
+    }
+
     /// Hands the entries after `cookie` (below 2^63; 0 is the start) to `emit`, `.` and `..` among them, until there are no
     /// more or `emit` returns false. The entry that was refused comes first when the client asks with the cookie before it.
     fn readdir(
@@ -60,6 +111,17 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Writes `data`, possibly nothing, at `offset` (below 2^63), or at the end if the file was opened for appending.
     fn write(&self, _handle: &Self::Handle, _offset: u64, _data: &Readable<'_>) -> Result<usize, Errno> {
         Err(Errno::EROFS)
+    }
+
+    /// As [`FileSystem::write`], for a thread that must not wait longer than `patience` allows.
+    fn write_within(
+        &self,
+        handle: &Self::Handle,
+        offset: u64,
+        data: &Readable<'_>,
+        _patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        Ok(self.write(handle, offset, data)?)
     }
 
     /// Brings an open file to stable storage; its data alone if `data_only`.

@@ -52,8 +52,8 @@ pub mod wire;
 
 pub use errno::Errno;
 pub use fs::{
-    Attach, Created, Entry, FileSystem, LockConflict, LockOwner, LockRange, LockRequest, Opened, Owner, SetAttr,
-    SetTime,
+    Attach, Created, Entry, FileSystem, Hindrance, LockConflict, LockOwner, LockRange, LockRequest, Opened, Owner,
+    Patience, SetAttr, SetTime, Work,
 };
 pub use name::Name;
 pub use passthrough::{IdRange, Passthrough, PassthroughError, PassthroughOptions, Security};

@@ -84,3 +84,6 @@ pub const RECLAIM_BATCH: usize = 64;
 /// Descriptors looked at before the search is given up: what cannot be closed (unlinked files) must not make every request
 /// slow.
 pub const RECLAIM_SCAN: usize = 4096;
+
+/// File systems mounted below a folder that are remembered; with more, they are looked at again. Each btrfs subvolume counts.
+pub const MAX_MOUNTS: usize = 1024;

@@ -9,6 +9,7 @@ use rustix::io::Errno as HostErrno;
 use super::directories::Directories;
 use super::identity::Identity;
 use super::mapped;
+use super::mounts::Mounts;
 use super::places::Places;
 use super::pool::Pool;
 use super::procfd::ProcFds;
@@ -35,6 +36,7 @@ pub(super) struct Host {
     pub(super) pool: Pool,
     pub(super) places: Places,
     pub(super) directories: Directories,
+    pub(super) mounts: Mounts,
     pub(super) identity: Identity,
 }
 
@@ -54,7 +56,8 @@ impl Host {
         let root_id = Status::of(root.as_fd())?.id;
         let directories = Directories::below(&root)?;
         let (pool, places) = (Pool::new(max_descriptors, max_lock_owners), Places::default());
-        Ok(Host { root, root_path: Mutex::default(), root_id, openat2, proc_fds, pool, places, directories, identity })
+        let (root_path, mounts) = (Mutex::default(), Mounts::new(root.as_fd(), root_id.device));
+        Ok(Host { root, root_path, root_id, openat2, proc_fds, pool, places, directories, mounts, identity })
     }
 
     /// Runs what opens a descriptor, again after closing others if the process or the system has none left.

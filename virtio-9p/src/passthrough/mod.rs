@@ -35,6 +35,7 @@ mod host;
 mod identity;
 mod lock;
 mod mapped;
+mod mounts;
 mod namespace;
 mod node;
 mod open;
@@ -60,7 +61,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use crate::errno::Errno;
-use crate::fs::{Attach, Created, Entry, FileSystem, LockConflict, LockRequest, Opened, Owner, SetAttr};
+use crate::fs::{
+    Attach, Created, Entry, FileSystem, Hindrance, LockConflict, LockRequest, Opened, Owner, Patience, SetAttr, Work,
+};
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
 use crate::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs, XattrFlags};
@@ -208,10 +211,35 @@ impl FileSystem for Passthrough {
         handle.file.read(offset, data)
     }
 
+    fn read_within(
+        &self,
+        handle: &PassthroughHandle,
+        offset: u64,
+        data: &Writable<'_>,
+        patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        handle.file.read_within(offset, data, patience)
+    }
+
+    fn needs(&self, work: Work) -> Patience {
+        self.host.mounts.needs(work)
+    }
+
     fn write(&self, handle: &PassthroughHandle, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
         // So that the kernel takes away set-user-id bits as for this user.
         let _user = self.host.identity.act_as(handle.user.as_ref(), None)?;
         handle.file.write(offset, data)
+    }
+
+    fn write_within(
+        &self,
+        handle: &PassthroughHandle,
+        offset: u64,
+        data: &Readable<'_>,
+        patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        let _user = self.host.identity.act_as(handle.user.as_ref(), None)?;
+        handle.file.write_within(offset, data, patience)
     }
 
     fn readdir(

@@ -75,6 +75,7 @@ impl Inode {
         let host_kind = FileKind::of(status.kind());
         host.overlay(fd.as_fd(), &mut status);
         let kind = FileKind::of(status.kind());
+        host.mounts.meet(status.id.device, fd.as_fd());
         let listed = host.pool.opened();
         let inode = Arc::new(Inode {
             descriptor: Descriptor::new(fd, !listed),

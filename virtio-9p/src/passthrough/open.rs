@@ -11,11 +11,12 @@ use super::create::{Fresh, STORED_FILE, undo};
 use super::descriptor::{Descriptor, InUse};
 use super::directory::Stream;
 use super::lock::Held;
+use super::mounts::{Mount, Move, Way};
 use super::node::{FileKind, Inode};
 use super::pool::Reclaim;
-use super::rawio;
+use super::rawio::{self, Now};
 use crate::errno::Errno;
-use crate::fs::Owner;
+use crate::fs::{Hindrance, Owner, Patience};
 use crate::limits::RACE_RETRIES;
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
@@ -32,6 +33,7 @@ pub(super) struct OpenFile {
     access: u32,
     /// With what the descriptor is opened again.
     flags: OFlags,
+    mount: Arc<Mount>,
     /// How often it was; held while it is.
     openings: Mutex<()>,
     opening: AtomicU32,
@@ -52,7 +54,9 @@ impl OpenFile {
     }
 
     fn with(descriptor: Descriptor, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
+        let mount = inode.host.mounts.of(inode.id().device);
         let file = Arc::new(OpenFile {
+            mount,
             shared: AtomicBool::new(!descriptor.is_open()),
             descriptor,
             inode: inode.clone(),
@@ -144,6 +148,54 @@ impl OpenFile {
     #[cold]
     fn ends_direct_io(&self, fd: BorrowedFd<'_>) -> bool {
         self.flags.contains(OFlags::DIRECT) && set_direct(fd, false)
+    }
+
+    pub(super) fn read_within(&self, offset: u64, data: &Writable<'_>, patience: Patience) -> Result<usize, Hindrance> {
+        let mut way = self.way(Move::Read, patience);
+        if way == Way::Now && self.inode.kind() != FileKind::Directory {
+            match rawio::read_now(self.fd()?.as_fd(), offset, data)? {
+                Now::Moved(read) => return Ok(read),
+                Now::WouldWait => way = Way::Not(Patience::Endless),
+                Now::Unknown => way = self.mount.moves_never_now(Move::Read, patience),
+            }
+        }
+        match way {
+            Way::Not(needed) => Err(Hindrance::Waits(needed)),
+            Way::Plain | Way::Now => Ok(self.read(offset, data)?),
+        }
+    }
+
+    pub(super) fn write_within(
+        &self,
+        offset: u64,
+        data: &Readable<'_>,
+        patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        let mut way = self.way(Move::Write, patience);
+        if way == Way::Now {
+            match rawio::write_now(self.fd()?.as_fd(), offset, data)? {
+                Now::Moved(written) => return Ok(written),
+                Now::WouldWait => way = Way::Not(Patience::Endless),
+                Now::Unknown => way = self.mount.moves_never_now(Move::Write, patience),
+            }
+        }
+        match way {
+            Way::Not(needed) => Err(Hindrance::Waits(needed)),
+            Way::Plain | Way::Now => Ok(self.write(offset, data)?),
+        }
+    }
+
+    /// How to move data within `patience`. What goes to the disk itself waits for it.
+    #[inline]
+    fn way(&self, direction: Move, patience: Patience) -> Way {
+        let through = match direction {
+            Move::Read => OFlags::DIRECT,
+            Move::Write => OFlags::DIRECT.union(OFlags::DSYNC).union(OFlags::SYNC),
+        };
+        match self.mount.way(direction, patience) {
+            Way::Now | Way::Not(_) if self.flags.intersects(through) => Way::Not(Patience::Endless),
+            way => way,
+        }
     }
 
     pub(super) fn sync(&self, data_only: bool) -> Result<(), Errno> {

@@ -8,6 +8,9 @@ use crate::fs::LockRange;
 use crate::segment::{IoVectors, Readable, Writable};
 use crate::wire::LockType;
 
+/// Size of a page in bytes, or a part of one.
+const PAGE: libc::off_t = 4096;
+
 /// Turns the result of a call into a byte count.
 fn counted(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::last())
@@ -93,6 +96,69 @@ pub(super) fn write(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Res
         })?;
         Ok((moved, asked))
     })
+}
+
+/// What became of a transfer that must not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Now {
+    /// This many bytes were moved.
+    Moved(usize),
+    /// It would have waited. Some of a read's data may be there.
+    WouldWait,
+    /// The file system cannot tell.
+    Unknown,
+}
+
+/// Reads what is in memory, all or nothing: what is cached begins and ends with pages, so a read that ends inside one has
+/// met the end of the file.
+pub(super) fn read_now(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<Now, Errno> {
+    let mut done = 0;
+    loop {
+        let mut room = IoVectors::default();
+        let rest = data.slice(done, usize::MAX);
+        let (vectors, _) = rest.vectors(&mut room);
+        let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
+        let moved = retry(|| {
+            // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
+            counted(unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, at, libc::RWF_NOWAIT) })
+        });
+        match moved {
+            Ok(moved) => {
+                done += moved;
+                if moved == 0 || done >= data.len() || file_offset(offset, done)? % PAGE != 0 {
+                    return Ok(Now::Moved(done));
+                }
+            }
+            Err(Errno::EAGAIN) => return Ok(Now::WouldWait),
+            Err(Errno::EOPNOTSUPP) if done == 0 => return Ok(Now::Unknown),
+            // An error after a part is left for the client's next request to find.
+            Err(_) if done > 0 => return Ok(Now::Moved(done)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes as much as memory takes at once; what it took is written, and a part is a whole answer.
+pub(super) fn write_now(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<Now, Errno> {
+    let written = pieces(data.len(), |done| {
+        let mut room = IoVectors::default();
+        let rest = data.slice(done, usize::MAX);
+        let (vectors, asked) = rest.vectors(&mut room);
+        let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
+        let moved = retry(|| {
+            // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
+            counted(unsafe { libc::pwritev2(fd.as_raw_fd(), vectors.as_ptr(), count, at, libc::RWF_NOWAIT) })
+        })?;
+        Ok((moved, asked))
+    });
+    match written {
+        Ok(written) => Ok(Now::Moved(written)),
+        Err(Errno::EAGAIN) => Ok(Now::WouldWait),
+        Err(Errno::EOPNOTSUPP) => Ok(Now::Unknown),
+        Err(error) => Err(error),
+    }
 }
 
 /// Appends the next directory entries to `buffer`, within its capacity; nothing at the end of the directory.

@@ -1,7 +1,7 @@
 //! Requests and replies in plain buffers, as a socket has them.
 
 use super::{Completed, Outcome, Server, Started};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Patience};
 use crate::segment::{Readable, Segment, Writable};
 
 /// A buffer as the only piece of a scatter list.
@@ -27,6 +27,22 @@ impl<F: FileSystem> Server<F> {
         // SAFETY: as above.
         let (from, to) = unsafe { (piece(request), piece(reply)) };
         self.start(&Readable::new(&from), &Writable::new(&to), ticket)
+    }
+
+    /// As [`Server::start_within`], for such a caller.
+    ///
+    /// # Errors
+    /// The patience that the request needs, more than was given.
+    pub fn start_bytes_within(
+        &self,
+        request: &mut [u8],
+        reply: &mut [u8],
+        ticket: u64,
+        patience: Patience,
+    ) -> Result<Started, Patience> {
+        // SAFETY: as above.
+        let (from, to) = unsafe { (piece(request), piece(reply)) };
+        self.start_within(&Readable::new(&from), &Writable::new(&to), ticket, patience)
     }
 }
 

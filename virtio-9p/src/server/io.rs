@@ -31,7 +31,8 @@ impl<F: FileSystem> Server<F> {
             _ => {
                 let handle = state.handle()?;
                 // An empty read still tells whether the file can be read at all.
-                self.fs.read(handle, offset, &data)?
+                let patience = reply.terms().patience;
+                self.fs.read_within(handle, offset, &data, patience).map_err(|cause| reply.error_for(cause))?
             }
         };
         let count = count(read.min(data.len()))?;
@@ -47,7 +48,11 @@ impl<F: FileSystem> Server<F> {
         let data = request.slice(Twrite::HEAD_LEN, len);
         let written = match &state.used {
             Use::XattrWrite(value) => value.write(offset, &data)?,
-            _ => self.fs.write(state.handle()?, offset, &data)?,
+            _ => {
+                let patience = reply.terms().patience;
+                let written = self.fs.write_within(state.handle()?, offset, &data, patience);
+                written.map_err(|cause| reply.error_for(cause))?
+            }
         };
         let count = count(written.min(len))?;
         self.counters.written(count);

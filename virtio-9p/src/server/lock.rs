@@ -29,7 +29,7 @@ impl<F: FileSystem> Server<F> {
         let granted = self.fs.lock(handle, &LockRequest { kind: message.kind, range, owner })?;
         if !granted
             && message.flags.0 & LockFlags::BLOCK != 0
-            && let Some(ticket) = reply.ticket()
+            && let Some(ticket) = reply.terms().ticket
         {
             let waiting = Waiting {
                 ticket,

@@ -14,7 +14,7 @@ mod session;
 mod xattr;
 
 use crate::errno::Errno;
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Patience, Work};
 use crate::limits;
 use crate::segment::{Prefix, Readable, Writable};
 use crate::session::{Session, Use};
@@ -22,7 +22,7 @@ use crate::stats::{Counters, Stats};
 use crate::wire::{Decoder, Dialect, Fid, HEADER_LEN, Header, MessageType, Request, Twrite};
 
 pub use parking::{Completed, Started};
-use reply::{Reply, least_room};
+use reply::{Fate, Reply, Terms, least_room};
 
 /// The terms on which a server serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,23 +119,34 @@ impl<F: FileSystem> Server<F> {
     /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with an
     /// `Rlerror` (`Rerror` in the older dialects). `request` may be longer than the message, and the two may be cut into segments anywhere.
     pub fn handle(&self, request: &Readable<'_>, reply: &Writable<'_>) -> Outcome {
-        match self.answer(request, reply, None) {
-            Started::Done(outcome) => outcome,
-            // Only a request with a ticket is parked.
-            Started::Parked => Outcome::Dropped,
+        match self.answer(request, reply, None, Patience::Endless) {
+            Ok(Started::Done(outcome)) => outcome,
+            // Only a request with a ticket is parked, and endless patience is enough for any.
+            Ok(Started::Parked) | Err(_) => Outcome::Dropped,
         }
     }
 
-    /// Answers a request, or parks it if it has a ticket and must wait.
+    /// Answers a request, or parks it if it has a ticket and must wait, or says how much patience it needs.
     #[inline]
-    fn answer(&self, request: &Readable<'_>, reply: &Writable<'_>, ticket: Option<u64>) -> Started {
+    fn answer(
+        &self,
+        request: &Readable<'_>,
+        reply: &Writable<'_>,
+        ticket: Option<u64>,
+        patience: Patience,
+    ) -> Result<Started, Patience> {
         let mut head = Prefix::new(*request);
-        let Some((header, reply)) = self.receive(&mut head, reply, ticket) else {
+        let terms = Terms { ticket, patience, era: self.session.fids.era() };
+        let Some((header, reply)) = self.receive(&mut head, reply, terms) else {
             self.counters.dropped();
-            return Started::Done(Outcome::Dropped);
+            return Ok(Started::Done(Outcome::Dropped));
         };
+        let served = self.serve(header, request, &mut head, &reply);
+        if let Fate::Hindered(needed) = reply.fate() {
+            return Err(needed);
+        }
         self.counters.request(header.kind);
-        let written = match self.serve(header, request, &mut head, &reply) {
+        let written = match served {
             Ok(written) => written,
             Err(error) => {
                 log::debug!("{} answered with {error:?}", header.kind.name().unwrap_or("unknown request"));
@@ -146,25 +157,34 @@ impl<F: FileSystem> Server<F> {
         if gives_up_locks(header.kind) {
             self.retry_parked();
         }
-        if reply.is_parked() { Started::Parked } else { Started::Done(Outcome::Reply(written)) }
+        Ok(match reply.fate() {
+            Fate::Parked => Started::Parked,
+            _ => Started::Done(Outcome::Reply(written)),
+        })
+    }
+
+    /// How much patience a request needs before it is known what it needs in particular.
+    #[inline]
+    fn needs(&self, kind: MessageType) -> Patience {
+        match kind {
+            // These find out by trying, and the others touch no file.
+            MessageType::TREAD | MessageType::TWRITE | MessageType::TFLUSH | MessageType::TAUTH => Patience::None,
+            MessageType::TFSYNC => self.fs.needs(Work::Sync),
+            _ => self.fs.needs(Work::Names),
+        }
     }
 
     /// Reads the header, if a reply to it is possible.
-    fn receive<'a>(
-        &self,
-        head: &mut Prefix<'_>,
-        reply: &Writable<'a>,
-        ticket: Option<u64>,
-    ) -> Option<(Header, Reply<'a>)> {
+    fn receive<'a>(&self, head: &mut Prefix<'_>, reply: &Writable<'a>, terms: Terms) -> Option<(Header, Reply<'a>)> {
         let (dialect, limit) = match self.session.terms() {
-            Some(terms) => (terms.dialect, usize::try_from(terms.msize).unwrap_or(usize::MAX)),
+            Some(agreed) => (agreed.dialect, usize::try_from(agreed.msize).unwrap_or(usize::MAX)),
             None => (Dialect::Linux, limits::MAX_HEAD),
         };
         if reply.len() < least_room(dialect) {
             return None;
         }
         let header: Header = Decoder::new(head.up_to(Twrite::HEAD_LEN)?).field().ok()?;
-        Some((header, Reply::new(header.tag, dialect, *reply, limit, ticket)))
+        Some((header, Reply::new(header.tag, dialect, *reply, limit, terms)))
     }
 
     fn serve(
@@ -191,6 +211,10 @@ impl<F: FileSystem> Server<F> {
         // Only strings make a head this long, and none of them would be accepted.
         let head = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
         let message = Request::parse(reply.dialect(), header, head).map_err(|_| Errno::EPROTO)?;
+        let patience = reply.terms().patience;
+        if patience < Patience::Endless && self.needs(header.kind) > patience {
+            return Err(reply.hindered(self.needs(header.kind)));
+        }
         self.dispatch(&message, request, reply)
     }
 

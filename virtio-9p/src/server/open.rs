@@ -48,7 +48,7 @@ impl<F: FileSystem> Server<F> {
         if message.newfid == message.fid {
             self.session.fids.replace(message.fid, &state, walked)?;
         } else {
-            self.session.fids.insert(message.newfid, walked)?;
+            self.session.fids.insert(message.newfid, walked, reply.terms().era)?;
         }
         reply.send(&Rwalk { qids })
     }

@@ -1,9 +1,9 @@
 //! Requests that are answered later: locks that another owner holds.
 
-use super::reply::{Reply, least_room};
+use super::reply::{Reply, Terms, least_room};
 use super::{Outcome, Server};
 use crate::errno::Errno;
-use crate::fs::{FileSystem, LockOwner, LockRequest};
+use crate::fs::{FileSystem, LockOwner, LockRequest, Patience};
 use crate::segment::{Readable, Writable};
 use crate::session::{Answer, Finished, Waiting};
 use crate::wire::{Dialect, LockStatus, Rlock};
@@ -36,12 +36,14 @@ impl Completed {
         if reply.len() < least_room(dialect) {
             return Outcome::Dropped;
         }
-        let reply = Reply::new(self.0.tag, dialect, *reply, self.0.limit, None);
+        // Nothing of this can be parked or kept waiting again.
+        let terms = Terms { ticket: None, patience: Patience::Endless, era: 0 };
+        let reply = Reply::new(self.0.tag, dialect, *reply, self.0.limit, terms);
+        // Fits: shorter than an error.
+        let answer = |status| Outcome::Reply(reply.send(&Rlock { status }).unwrap_or(0));
         match self.0.answer {
-            Answer::Granted => {
-                // Fits: shorter than an error.
-                Outcome::Reply(reply.send(&Rlock { status: LockStatus::SUCCESS }).unwrap_or(0))
-            }
+            Answer::Granted => answer(LockStatus::SUCCESS),
+            Answer::AskAgain => answer(LockStatus::BLOCKED),
             Answer::Failed(error) => Outcome::Reply(reply.error(error)),
             Answer::Cancelled => Outcome::Dropped,
         }
@@ -71,7 +73,32 @@ impl<F: FileSystem> Server<F> {
     /// [`Options::max_parked_locks`](crate::Options::max_parked_locks) leaves room for the request that gives up the lock, and
     /// beyond it a lock is answered `BLOCKED`.
     pub fn start(&self, request: &Readable<'_>, reply: &Writable<'_>, ticket: u64) -> Started {
-        self.answer(request, reply, Some(ticket))
+        match self.start_within(request, reply, ticket, Patience::Endless) {
+            Ok(started) => started,
+            // Endless patience is enough for any request.
+            Err(_) => Started::Done(Outcome::Dropped),
+        }
+    }
+
+    /// As [`Server::start`], for a thread that must not wait longer than `patience` allows: a request that would have to has not
+    /// begun, and can be given to a thread that may.
+    ///
+    /// # Errors
+    /// The patience that the request needs, more than was given.
+    pub fn start_within(
+        &self,
+        request: &Readable<'_>,
+        reply: &Writable<'_>,
+        ticket: u64,
+        patience: Patience,
+    ) -> Result<Started, Patience> {
+        self.answer(request, reply, Some(ticket), patience)
+    }
+
+    /// Ends the wait of all parked requests with the answer `BLOCKED`: their clients ask again. For a caller that has to answer
+    /// everything that it has taken, such as a queue that stops.
+    pub fn return_parked(&self) {
+        self.session.parked.return_all();
     }
 
     /// Tries the parked requests again.

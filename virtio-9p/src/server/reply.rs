@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::errno::Errno;
+use crate::fs::{Hindrance, Patience};
 use crate::segment::Writable;
 use crate::wire::{Dialect, Message, Rerror, Rlerror, Rread, Tag};
 
@@ -16,20 +17,53 @@ pub(super) struct Reply<'a> {
     dialect: Dialect,
     room: Writable<'a>,
     limit: usize,
-    ticket: Option<u64>,
-    parked: Cell<bool>,
+    terms: Terms,
+    fate: Cell<Fate>,
+}
+
+/// On what terms a request is answered.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// By what the caller knows the request, if it may be parked.
+    pub(super) ticket: Option<u64>,
+    /// How long the calling thread may be kept.
+    pub(super) patience: Patience,
+    /// The session in which the request came.
+    pub(super) era: u64,
+}
+
+/// Whether a request gets its reply now.
+#[derive(Clone, Copy)]
+pub(super) enum Fate {
+    Answered,
+    Parked,
+    /// It has not begun: it needs more patience, this much.
+    Hindered(Patience),
 }
 
 impl<'a> Reply<'a> {
-    /// The first `limit` bytes of `room`, which must hold at least [`least_room`]. A request with a ticket may wait.
+    /// The first `limit` bytes of `room`, which must hold at least [`least_room`].
     #[inline]
-    pub(super) fn new(tag: Tag, dialect: Dialect, room: Writable<'a>, limit: usize, ticket: Option<u64>) -> Reply<'a> {
-        Reply { tag, dialect, room: room.slice(0, limit), limit, ticket, parked: Cell::new(false) }
+    pub(super) fn new(tag: Tag, dialect: Dialect, room: Writable<'a>, limit: usize, terms: Terms) -> Reply<'a> {
+        Reply { tag, dialect, room: room.slice(0, limit), limit, terms, fate: Cell::new(Fate::Answered) }
     }
 
-    /// By what the caller knows the request, if it may wait.
-    pub(super) fn ticket(&self) -> Option<u64> {
-        self.ticket
+    pub(super) fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Notes that the request has not begun because it needs more patience. What is returned is never sent.
+    pub(super) fn hindered(&self, needed: Patience) -> Errno {
+        self.fate.set(Fate::Hindered(needed));
+        Errno::EAGAIN
+    }
+
+    /// What is sent for a hindrance, if anything is.
+    pub(super) fn error_for(&self, hindrance: Hindrance) -> Errno {
+        match hindrance {
+            Hindrance::Failed(error) => error,
+            Hindrance::Waits(needed) => self.hindered(needed),
+        }
     }
 
     /// The dialect of the session; that of Linux before there is one.
@@ -48,12 +82,12 @@ impl<'a> Reply<'a> {
 
     /// Notes that the request waits, and that nothing is to be written now.
     pub(super) fn park(&self) -> usize {
-        self.parked.set(true);
+        self.fate.set(Fate::Parked);
         0
     }
 
-    pub(super) fn is_parked(&self) -> bool {
-        self.parked.get()
+    pub(super) fn fate(&self) -> Fate {
+        self.fate.get()
     }
 
     /// Checks, before anything is changed, that a reply of `len` bytes will fit; `EMSGSIZE` if not.

@@ -58,7 +58,7 @@ impl<F: FileSystem> Server<F> {
         let uid = user(message);
         let root = self.fs.attach(&Attach { uname: message.uname, aname: message.aname, uid })?;
         let state = FidState { node: root.node, uid, used: Use::Walked };
-        self.session.fids.insert(message.fid, state)?;
+        self.session.fids.insert(message.fid, state, reply.terms().era)?;
         reply.send(&Rattach { qid: root.qid })
     }
 

@@ -33,7 +33,7 @@ impl<F: FileSystem> Server<F> {
         // A value is at most 64 KiB, so the conversion cannot fail.
         let size = u64::try_from(snapshot.len()).unwrap_or(u64::MAX);
         let attribute = FidState { node: node.clone(), uid: state.uid, used: Use::XattrRead(snapshot) };
-        self.session.fids.insert(message.newfid, attribute)?;
+        self.session.fids.insert(message.newfid, attribute, reply.terms().era)?;
         reply.send(&Rxattrwalk { size })
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Granted,
     /// It cannot be any more.
     Failed(Errno),
+    /// It was not tried to the end; the client is told to ask again.
+    AskAgain,
     /// The client does not want it any more, or is gone.
     Cancelled,
 }
@@ -95,6 +97,11 @@ impl<F: FileSystem> Parked<F> {
     /// Cancels all.
     pub(crate) fn cancel_all(&self) {
         self.settle(&mut lock(&self.waiting), |_| Some(Answer::Cancelled));
+    }
+
+    /// Lets all be asked for again.
+    pub(crate) fn return_all(&self) {
+        self.settle(&mut lock(&self.waiting), |_| Some(Answer::AskAgain));
     }
 
     fn settle(&self, waiting: &mut Vec<Waiting<F>>, answer: impl Fn(&Waiting<F>) -> Option<Answer>) {

@@ -1,6 +1,7 @@
 //! The fids of a session.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use super::sync::{read, write};
@@ -16,6 +17,8 @@ type Shared<F> = Arc<FidState<F>>;
 pub(crate) struct FidTable<F: FileSystem> {
     slots: RwLock<Slots<F>>,
     max: usize,
+    /// How often the table was cleared. Changes while the slots are locked.
+    era: AtomicU64,
 }
 
 struct Slots<F: FileSystem> {
@@ -66,7 +69,12 @@ impl<F: FileSystem> Slots<F> {
 
 impl<F: FileSystem> FidTable<F> {
     pub(crate) fn new(max: usize) -> FidTable<F> {
-        FidTable { slots: RwLock::default(), max }
+        FidTable { slots: RwLock::default(), max, era: AtomicU64::new(0) }
+    }
+
+    /// Which session it is: a request that began in one leaves nothing behind in the next.
+    pub(crate) fn era(&self) -> u64 {
+        self.era.load(Ordering::Relaxed)
     }
 
     /// The file of `fid`; `EBADF` if there is none.
@@ -90,10 +98,13 @@ impl<F: FileSystem> FidTable<F> {
         Ok(())
     }
 
-    /// Gives `fid` to a new file; errors as for [`FidTable::check_free`].
-    pub(crate) fn insert(&self, fid: Fid, state: FidState<F>) -> Result<(), Errno> {
+    /// Gives `fid` to a new file; errors as for [`FidTable::check_free`], and `EBADF` if the session of `era` is over.
+    pub(crate) fn insert(&self, fid: Fid, state: FidState<F>, era: u64) -> Result<(), Errno> {
         let state = Arc::new(state);
         let mut slots = write(&self.slots);
+        if self.era() != era {
+            return Err(Errno::EBADF);
+        }
         Self::check_slot(&slots, fid, self.max)?;
         slots.put(fid, state);
         slots.count += 1;
@@ -124,7 +135,10 @@ impl<F: FileSystem> FidTable<F> {
     /// Forgets every fid and returns what they were.
     pub(crate) fn take_all(&self) -> impl Iterator<Item = Shared<F>> + use<F> {
         // Closing files may take long: not under the lock.
-        let all = std::mem::take(&mut *write(&self.slots));
+        let mut slots = write(&self.slots);
+        self.era.fetch_add(1, Ordering::Relaxed);
+        let all = std::mem::take(&mut *slots);
+        drop(slots);
         all.dense.into_iter().flatten().chain(all.sparse.into_values())
     }
 
