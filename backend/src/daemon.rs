@@ -211,7 +211,9 @@ fn build_share<F: FileSystem>(
         },
         _ => Attachment::Direct,
     };
-    Ok(ShareDevice::new(&wanted.tag, server, wanted.limits.msize, attachment, poll))
+    let limits = &wanted.limits;
+    let device = ShareDevice::new(&wanted.tag, server, limits.msize, attachment, poll)?;
+    Ok(device.with_max_inflight(limits.max_inflight))
 }
 
 fn passthrough_options(identity: &ShareIdentity, descriptors: usize) -> PassthroughOptions {

@@ -180,6 +180,20 @@ impl Window<'_> {
         }
     }
 
+    /// Checks that every byte of `[address, address + len)` can be reached now.
+    ///
+    /// # Errors
+    /// The first byte that cannot.
+    #[inline]
+    pub fn check(&self, address: u64, len: u64, access: Access) -> Result<(), DmaFault> {
+        let mut done = 0;
+        while done < len {
+            let next = address.checked_add(done).ok_or(DmaFault { address, access, reason: DmaFaultReason::NotRam })?;
+            done += self.resolve(next, len - done, access)?.1;
+        }
+        Ok(())
+    }
+
     /// Reads a little-endian `u16` with acquire ordering.
     ///
     /// # Errors

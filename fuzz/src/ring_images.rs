@@ -162,8 +162,8 @@ fn rig() -> &'static Mutex<Rig> {
         iommu.add_endpoint(ENDPOINT).expect("the first endpoint");
         let devices: [Arc<dyn Device>; 3] = [
             Arc::new(IommuDevice::new(Arc::clone(&iommu), PollPolicy::Off)),
-            Arc::new(ShareDevice::new(&tag, server(), 64 << 10, Attachment::Direct, PollPolicy::Off)),
-            Arc::new(ShareDevice::new(&tag, server(), 64 << 10, attachment, PollPolicy::Off)),
+            Arc::new(ShareDevice::new(&tag, server(), 64 << 10, Attachment::Direct, PollPolicy::Off).unwrap()),
+            Arc::new(ShareDevice::new(&tag, server(), 64 << 10, attachment, PollPolicy::Off).unwrap()),
         ];
         for device in &devices {
             device.set_memory(memory.ram());

@@ -108,7 +108,8 @@ pub(super) struct DeviceArgs {
     ///
     /// How much a guest may take: msize (largest message, 4K to 1G) [1M], max-fids [262144], max-descriptors (at least 8;
     /// files beyond are closed and opened again) [an equal part of what the process may open], max-xattr-bytes [64M],
-    /// max-parked-locks (locks that wait) [32].
+    /// max-parked-locks (locks that wait) [32], max-inflight (requests that wait for slow
+    /// files) [32].
     #[arg(
         long = "share",
         value_name = "tag=NAME,path=DIR|state,socket=SOCKET|listen=ADDRESS[,KEY=VALUE...]",

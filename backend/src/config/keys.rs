@@ -12,8 +12,9 @@ use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
 /// What [`ShareKeys::set`] knows.
-const KNOWN: &str = "tag, path, state, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, uid-map, gid-map, squash, umask, \
-                     per-user, msize, max-fids, max-descriptors, max-xattr-bytes and max-parked-locks";
+const KNOWN: &str = "tag, path, state, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, \
+                     uid-map, gid-map, squash, umask, per-user, msize, max-fids, max-descriptors, max-xattr-bytes, \
+                     max-parked-locks and max-inflight";
 
 /// A share on its way from `key = value` pairs to a [`ShareConfig`].
 ///
@@ -84,6 +85,7 @@ impl ShareKeys {
                 limits.max_xattr_bytes = usize::try_from(size).unwrap_or(usize::MAX);
             }
             "max-parked-locks" => limits.max_parked_locks = count(0)?,
+            "max-inflight" => limits.max_inflight = count(1)?,
             _ => return Err(format!("unknown key {key:?}; known are {KNOWN}")),
         }
         Ok(())
@@ -209,7 +211,7 @@ mod tests {
     fn identity_and_limits_are_read() {
         let share = share(&format!(
             "{BASE},security=none,uid-map=0:1000:1,uid-map=1:2000:10,gid-map=0:5:1+9:9:1,umask=0027,per-user,msize=64K,\
-             max-fids=10,max-descriptors=8,max-xattr-bytes=1M,max-parked-locks=0"
+             max-fids=10,max-descriptors=8,max-xattr-bytes=1M,max-parked-locks=0,max-inflight=3"
         ));
         let run = |client, host, count| IdRange { client, host, count };
         let identity = ShareIdentity {
@@ -227,6 +229,7 @@ mod tests {
             max_descriptors: Some(8),
             max_xattr_bytes: 1 << 20,
             max_parked_locks: 0,
+            max_inflight: 3,
         };
         assert_eq!(share.limits, limits);
     }

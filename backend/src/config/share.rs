@@ -6,6 +6,8 @@ use frontend_spec::ninep::MountTag;
 use frontend_spec::pci::Bdf;
 use virtio_9p::{IdRange, Security, limits};
 
+use crate::device::share::DEFAULT_MAX_INFLIGHT;
+
 use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
@@ -78,6 +80,8 @@ pub struct ShareLimits {
     pub max_xattr_bytes: usize,
     /// Most locks that wait at a time; beyond it the guest is told to ask again.
     pub max_parked_locks: usize,
+    /// Most requests that wait for slow files at a time; further ones wait in the guest's queue.
+    pub max_inflight: usize,
 }
 
 impl Default for ShareLimits {
@@ -88,6 +92,7 @@ impl Default for ShareLimits {
             max_descriptors: None,
             max_xattr_bytes: limits::DEFAULT_MAX_XATTR_BYTES,
             max_parked_locks: limits::DEFAULT_MAX_PARKED_LOCKS,
+            max_inflight: DEFAULT_MAX_INFLIGHT,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A file system of one file, the root, whose reads a test holds up.
+//! A file system of one file, the root, whose reads and syncs a test holds up.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,7 +7,7 @@ use calgary_tests::guest::{GuestMemory, GuestPhys, ROOT_FID};
 use calgaryd::supervisor::{Protocol, StopHandle};
 use calgaryd::transport::TransportKind;
 use virtio_9p::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs};
-use virtio_9p::{Attach, Entry, Errno, FileSystem, Name, Opened, Writable};
+use virtio_9p::{Attach, Entry, Errno, FileSystem, Hindrance, Name, Opened, Patience, Work, Writable};
 
 use crate::TRANSPORT;
 
@@ -16,8 +16,10 @@ pub(crate) const CONTENT: &[u8] = b"came late";
 /// Bytes of a Tread.
 pub(crate) const TREAD: u32 = 23;
 
-/// Its reads tell that they have begun and end when they are let.
+/// Its reads and syncs tell that they have begun and end when they are let.
 pub(crate) struct Gate {
+    /// It says beforehand that they take long.
+    slow: bool,
     begun: Mutex<Sender<()>>,
     open: Mutex<Receiver<()>>,
 }
@@ -55,9 +57,23 @@ impl FileSystem for Gate {
     }
 
     fn read(&self, (): &(), _: u64, data: &Writable<'_>) -> Result<usize, Errno> {
-        self.begun.lock().unwrap().send(()).map_err(|_| Errno::EIO)?;
-        self.open.lock().unwrap().recv().map_err(|_| Errno::EIO)?;
+        self.pass()?;
         Ok(data.copy_from(0, CONTENT))
+    }
+
+    fn read_within(&self, (): &(), at: u64, data: &Writable<'_>, patience: Patience) -> Result<usize, Hindrance> {
+        if patience < self.needs(Work::Sync) {
+            return Err(Hindrance::Waits(Patience::Endless));
+        }
+        Ok(self.read(&(), at, data)?)
+    }
+
+    fn fsync(&self, (): &(), _: bool) -> Result<(), Errno> {
+        self.pass()
+    }
+
+    fn needs(&self, work: Work) -> Patience {
+        if self.slow && work == Work::Sync { Patience::Endless } else { Patience::None }
     }
 
     fn readdir(&self, (): &(), _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
@@ -70,7 +86,18 @@ impl Gate {
     pub(crate) fn new() -> (Self, Receiver<()>, Sender<()>) {
         let (begun_sender, begun) = channel();
         let (open, open_receiver) = channel();
-        (Self { begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) }, begun, open)
+        (Self { slow: false, begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) }, begun, open)
+    }
+
+    /// The same, but known to be slow: its reads and syncs are for a thread that may wait.
+    pub(crate) fn slow() -> (Self, Receiver<()>, Sender<()>) {
+        let (gate, begun, open) = Self::new();
+        (Self { slow: true, ..gate }, begun, open)
+    }
+
+    fn pass(&self) -> Result<(), Errno> {
+        self.begun.lock().unwrap().send(()).map_err(|_| Errno::EIO)?;
+        self.open.lock().unwrap().recv().map_err(|_| Errno::EIO)
     }
 }
 

@@ -3,11 +3,14 @@
 
 use calgaryd::transport::TransportKind;
 
+mod bench;
 mod gate;
 mod malformed_requests_get_an_answer;
 mod rig;
+mod slow_files_stall_nobody;
 mod state_ends_with_its_driver;
 mod state_survives_a_pause;
+mod stop_answers_what_was_taken;
 mod unmap_waits_for_dma;
 mod unmapped_dma_moves_no_byte;
 

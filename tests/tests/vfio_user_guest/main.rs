@@ -3,6 +3,8 @@
 
 use calgaryd::transport::TransportKind;
 
+#[path = "../user_space_guest/bench.rs"]
+mod bench;
 #[path = "../user_space_guest/gate.rs"]
 mod gate;
 mod hostile_messages_get_an_answer;
@@ -13,6 +15,8 @@ mod registers_answer_at_once;
 #[path = "../user_space_guest/rig.rs"]
 mod rig;
 mod rings_lie_anywhere;
+#[path = "../user_space_guest/slow_files_stall_nobody.rs"]
+mod slow_files_stall_nobody;
 #[path = "../user_space_guest/state_ends_with_its_driver.rs"]
 mod state_ends_with_its_driver;
 #[path = "../user_space_guest/unmap_waits_for_dma.rs"]

@@ -42,7 +42,7 @@ impl Bench {
         let (gate, begun, open) = Gate::new();
         let server = Server::new(gate, Options::default());
         let tag = "gate".parse().unwrap();
-        let share = ShareDevice::new(&tag, server, 65536, Attachment::Direct, PollPolicy::Auto);
+        let share = ShareDevice::new(&tag, server, 65536, Attachment::Direct, PollPolicy::Auto).unwrap();
         let port = Port::new(Arc::new(share), BoundSocket::bind(&socket).unwrap(), protocol()).unwrap();
         let (supervisor, stop) = Supervisor::new(vec![port], false, Box::new(|| {})).unwrap();
         std::thread::spawn(move || supervisor.run());

@@ -1,38 +1,62 @@
 //! virtio-9p: one shared folder behind one queue.
 //!
-//! A request runs on the queue's own thread: its buffers are pinned while one window is open, the server moves data
-//! between the file and the guest's pages, the pins are dropped, and only then does the used element appear, so that
-//! a guest which unmaps after completion never waits for its own request.
+//! ```text
+//!  ring ──taking──> serve ──────> server ──> reply ──> used ring      what need not wait, on the queue's thread
+//!                     │  claims: who waits for whom
+//!                     └─> flights ──pool──> server                    what may wait long, on workers
+//!                           ▲                  │
+//!                           └──────later───────┘                      and parked locks
+//! ```
+//!
+//! The used element appears when the reply is in place and nothing of the guest's is held any more, so that a guest which
+//! unmaps after completion never waits for its own request.
 
+mod claims;
+mod core;
+mod flights;
+mod later;
+mod pool;
+mod serve;
 mod stats;
+mod taking;
+mod wake;
 
 pub use stats::{ShareStats, ShareStatsSnapshot};
 
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use iommu_calgary::{Access, Phb};
-use log::{error, info};
-use virtio_9p::{FileSystem, Outcome, Passthrough, Readable, Segment, Server, Writable};
+use iommu_calgary::Phb;
+use log::info;
+use virtio_9p::{FileSystem, Passthrough, Server};
 
 use frontend_spec::ninep::{MountTag, feature as ninep_feature};
 use frontend_spec::virtio::{DEVICE_ID_9P, feature};
 
+use self::core::{Core, Job};
+use self::flights::Flights;
+use self::pool::Pool;
+use self::taking::Hand;
 use super::iommu::{FaultRecord, Iommu};
-use super::poll::{PollEnd, Poller};
+use super::poll::Poller;
 use super::throttle::{Throttle, warn_throttled};
-use super::{Left, PollPolicy, Queue, Shared};
+use super::{PollPolicy, Queue, Shared};
 use crate::dma::{Dma, DmaFault};
 use crate::memory::GuestRam;
-use crate::ring::{Buffer, Chain, ChainError, Ring, RingError, RingLayout};
+use crate::ring::{Ring, RingLayout};
 use crate::transport::{Device, Identity, Interrupt};
 
 /// Largest queue size offered. Linux asks for 128; crosvm's default limit is far larger and is accepted up to this.
 pub const MAX_QUEUE_SIZE: u16 = 1024;
-/// Most memory pieces of one direction of a request: what one `preadv2` takes.
-const MAX_SEGMENTS: usize = 1024;
-/// Bytes of each direction of a request that are looked at, beyond the largest message.
-const SLACK: u64 = 64 * 1024;
+/// Default most requests that wait for slow files at a time: a quarter of the 128 places of Linux's queue. Each may cost a
+/// thread and two buffers of the largest message.
+pub const DEFAULT_MAX_INFLIGHT: usize = 32;
+/// How long a queue that stops waits for its workers. What is not finished then is answered `EIO`: nobody knows what will
+/// become of it.
+const LANDING_LIMIT: Duration = Duration::from_secs(10);
 
 /// An endpoint behind the IOMMU.
 struct Translated {
@@ -44,8 +68,10 @@ struct Translated {
 pub struct ShareDevice<F: FileSystem = Passthrough> {
     identity: Identity,
     config: Vec<u8>,
-    server: Server<F>,
+    core: Arc<Core<F>>,
+    pool: Pool<Job>,
     max_message: u64,
+    landing_limit: Duration,
     translated: Option<Translated>,
     shared: Shared<Worker>,
     stats: ShareStats,
@@ -55,10 +81,14 @@ pub struct ShareDevice<F: FileSystem = Passthrough> {
 struct Worker {
     dma: Dma,
     queue: Option<Queue>,
-    chain: Chain,
-    readable: Vec<Segment>,
-    writable: Vec<Segment>,
+    hand: Hand,
+    flights: Flights,
+    /// Chains that go back next, with their used lengths.
+    returned: Vec<(u16, u32)>,
+    /// The thread wakes regularly, for parked locks.
+    tries_locks: bool,
     poller: Poller,
+    /// Requests taken since the driver started.
     taken: u64,
 }
 
@@ -80,8 +110,16 @@ pub enum Attachment {
 impl<F: FileSystem> ShareDevice<F> {
     /// A device that shows `server` under `tag`; messages are at most `max_message` bytes, and its thread polls as `poll`
     /// says.
-    #[must_use]
-    pub fn new(tag: &MountTag, server: Server<F>, max_message: u32, attachment: Attachment, poll: PollPolicy) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(
+        tag: &MountTag,
+        server: Server<F>,
+        max_message: u32,
+        attachment: Attachment,
+        poll: PollPolicy,
+    ) -> io::Result<Self> {
         let identity = Identity {
             name: format!("share {tag}"),
             virtio_id: u32::from(DEVICE_ID_9P),
@@ -96,34 +134,53 @@ impl<F: FileSystem> ShareDevice<F> {
         let worker = Worker {
             dma,
             queue: None,
-            chain: Chain::default(),
-            readable: Vec::with_capacity(MAX_SEGMENTS),
-            writable: Vec::with_capacity(MAX_SEGMENTS),
+            hand: Hand::default(),
+            flights: Flights::new(DEFAULT_MAX_INFLIGHT),
+            returned: Vec::new(),
+            tries_locks: false,
             poller: Poller::new(poll),
             taken: 0,
         };
-        Self {
+        let core = Arc::new(Core::new(server)?);
+        Ok(Self {
             identity,
             config: tag.config(),
-            server,
+            pool: workers(&core, DEFAULT_MAX_INFLIGHT),
+            core,
+            landing_limit: LANDING_LIMIT,
             max_message: u64::from(max_message),
             translated,
             shared: Shared::new(worker),
             stats: ShareStats::default(),
             throttle: Throttle::default(),
-        }
+        })
+    }
+
+    /// The same with at most `max` requests that wait for slow files at a time; further ones stay in the ring.
+    #[must_use]
+    pub fn with_max_inflight(mut self, max: usize) -> Self {
+        self.pool = workers(&self.core, max);
+        self.shared.control().flights = Flights::new(max);
+        self
+    }
+
+    /// The same with another limit for how long a queue that stops waits for what is in flight: what is not finished then is
+    /// answered `EIO`.
+    #[must_use]
+    pub fn with_landing_limit(self, landing_limit: Duration) -> Self {
+        Self { landing_limit, ..self }
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> ShareStatsSnapshot {
-        self.stats.snapshot(&self.server)
+        self.stats.snapshot(&self.core.server)
     }
 
     /// What answers the requests.
     #[must_use]
     pub fn server(&self) -> &Server<F> {
-        &self.server
+        &self.core.server
     }
 
     /// Whether DMA goes through the IOMMU.
@@ -147,144 +204,12 @@ impl<F: FileSystem> ShareDevice<F> {
             iommu.faults().record(FaultRecord { endpoint: *endpoint, fault });
         }
     }
-
-    /// Serves the queue until it is empty and stays so for as long as the policy polls.
-    fn serve(&self, worker: &mut Worker) -> Left {
-        let mut served = 0;
-        let outcome = self.serve_and_poll(worker, &mut served);
-        worker.taken += served;
-        let Some(queue) = &mut worker.queue else { return Left::Nothing };
-        match outcome {
-            Ok(left) => {
-                if served == 0 && queue.looks_unshared() {
-                    warn_throttled!(
-                        self.throttle,
-                        "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this daemon; \
-                         start the VMM with share=on",
-                        self.identity.name
-                    );
-                }
-                return left;
-            }
-            // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
-            Err(RingError::Fault(fault)) => self.report(fault),
-            Err(cause @ RingError::AvailIndex { .. }) => {
-                queue.broken = true;
-                error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
-            }
-        }
-        Left::Nothing
-    }
-
-    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
-        while worker.queue.as_ref().is_some_and(|queue| !queue.broken) {
-            self.drain(worker, served)?;
-            if self.poll(worker) == PollEnd::Found {
-                continue;
-            }
-            let Worker { dma, queue: Some(queue), .. } = worker else { break };
-            if queue.ring.request_kicks(&dma.enter())? == 0 {
-                break;
-            }
-            if self.shared.is_wanted() {
-                return Ok(Left::Some);
-            }
-        }
-        Ok(Left::Nothing)
-    }
-
-    /// Looks for requests without being kicked. Each look is a window of its own, or an UNMAP would wait for the next
-    /// request.
-    fn poll(&self, worker: &mut Worker) -> PollEnd {
-        let Worker { dma, queue: Some(queue), poller, .. } = worker else { return PollEnd::Idle };
-        poller.poll(|| queue.ring.pending(&dma.enter()) != Ok(0), || self.shared.is_wanted())
-    }
-
-    /// Serves what is in the queue; counts it in `served`.
-    fn drain(&self, worker: &mut Worker, served: &mut u64) -> Result<(), RingError> {
-        let Worker { dma, queue: Some(queue), chain, readable, writable, .. } = worker else { return Ok(()) };
-        {
-            let window = dma.enter();
-            queue.ring.suppress_kicks(&window)?;
-        }
-        let before = *served;
-        loop {
-            if self.shared.is_wanted() && *served > before {
-                return Ok(());
-            }
-            let (head, loaded) = {
-                let window = dma.enter();
-                if queue.ring.pending(&window)? == 0 {
-                    return Ok(());
-                }
-                let head = queue.ring.take(&window)?;
-                let loaded = self.load(&window, &queue.ring, head, chain, readable, writable);
-                (head, loaded)
-            };
-            *served += 1;
-            let used = match loaded {
-                Ok(()) => match self.server.handle(&Readable::new(readable), &Writable::new(writable)) {
-                    Outcome::Reply(len) => u32::try_from(len).unwrap_or(0),
-                    Outcome::Dropped => {
-                        self.stats.dropped.fetch_add(1, Ordering::Relaxed);
-                        0
-                    }
-                },
-                Err(cause) => {
-                    self.stats.dropped.fetch_add(1, Ordering::Relaxed);
-                    match cause {
-                        ChainError::Fault(fault) => self.report(fault),
-                        cause => warn_throttled!(self.throttle, "{}: malformed request: {cause}", self.identity.name),
-                    }
-                    0
-                }
-            };
-            readable.clear();
-            writable.clear();
-            dma.unpin();
-            let window = dma.enter();
-            queue.ring.push_used(&window, head, used)?;
-            queue.ring.publish(&window)?;
-            if queue.ring.wants_interrupt(&window)? {
-                self.stats.interrupts.fetch_add(1, Ordering::Relaxed);
-                queue.interrupt.signal();
-            }
-        }
-    }
-
-    /// Follows the chain at `head` and pins its memory.
-    fn load(
-        &self,
-        window: &crate::dma::Window<'_>,
-        ring: &Ring,
-        head: u16,
-        chain: &mut Chain,
-        readable: &mut Vec<Segment>,
-        writable: &mut Vec<Segment>,
-    ) -> Result<(), ChainError> {
-        ring.load_chain(window, head, chain)?;
-        let limit = self.max_message + SLACK;
-        pin(window, &chain.readable, limit, Access::Read, readable)?;
-        pin(window, &chain.writable, limit, Access::Write, writable)?;
-        Ok(())
-    }
 }
 
-/// Pins the first `limit` bytes of `buffers`.
-fn pin(
-    window: &crate::dma::Window<'_>,
-    buffers: &[Buffer],
-    limit: u64,
-    access: Access,
-    segments: &mut Vec<Segment>,
-) -> Result<(), DmaFault> {
-    let mut left = limit;
-    for buffer in buffers {
-        let len = u64::from(buffer.len).min(left);
-        window.pin_segments(buffer.address, len, access, MAX_SEGMENTS, segments)?;
-        left -= len;
-    }
-    Ok(())
+/// At most `max` threads for requests that may wait long.
+fn workers<F: FileSystem>(core: &Arc<Core<F>>, max: usize) -> Pool<Job> {
+    let core = Arc::clone(core);
+    Pool::new("share worker".to_owned(), max, move |job| core.work(job))
 }
 
 impl<F: FileSystem> Device for ShareDevice<F> {
@@ -317,12 +242,14 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     fn activate(&self, _queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
         let mut worker = self.shared.control();
         let ring = Ring::new(layout, base);
+        // Whatever a transport left here without a stop is nobody's any more.
+        worker.flights.take_all();
         if base == 0 {
             // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
             let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
             if !resumed {
                 worker.taken = 0;
-                self.server.reset();
+                self.core.server.reset();
             }
         }
         info!("{}: queue starts at {base}", self.identity.name);
@@ -334,7 +261,12 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     }
 
     fn stop(&self, _queue: usize) -> Option<u16> {
-        self.shared.control().queue.take().map(|stopped| stopped.ring.next_avail())
+        let worker = &mut *self.shared.control();
+        if worker.queue.is_some() {
+            self.land(worker);
+            self.try_locks_regularly(worker);
+        }
+        worker.queue.take().map(|stopped| stopped.ring.next_avail())
     }
 
     fn service(&self, _queue: usize) {
@@ -344,8 +276,18 @@ impl<F: FileSystem> Device for ShareDevice<F> {
         self.shared.serve().poller.sleeping();
     }
 
+    fn wake_fd(&self) -> Option<RawFd> {
+        Some(self.core.wake.fd())
+    }
+
+    fn wake(&self) {
+        self.core.wake.consume();
+        self.try_locks(&mut self.shared.serve());
+        self.shared.serve_while(|worker| self.serve(worker));
+    }
+
     fn reset(&self) {
         self.shared.control().taken = 0;
-        self.server.reset();
+        self.core.server.reset();
     }
 }

@@ -11,6 +11,7 @@ pub struct ShareStats {
     pub(super) interrupts: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) faults: AtomicU64,
+    pub(super) offloaded: AtomicU64,
 }
 
 /// A copy of the counters at one moment.
@@ -26,6 +27,10 @@ pub struct ShareStatsSnapshot {
     pub bytes_written: u64,
     /// Fids in use.
     pub fids: u64,
+    /// Requests that had to wait for something slow, or for one that did.
+    pub offloaded: u64,
+    /// Locks that wait.
+    pub parked: u64,
     /// Calls to serve the queue.
     pub kicks: u64,
     /// Interrupts sent.
@@ -46,6 +51,8 @@ impl ShareStats {
             bytes_read: served.bytes_read,
             bytes_written: served.bytes_written,
             fids: server.fid_count() as u64,
+            offloaded: get(&self.offloaded),
+            parked: server.parked_count() as u64,
             kicks: get(&self.kicks),
             interrupts: get(&self.interrupts),
             dropped: get(&self.dropped),

@@ -1,0 +1,245 @@
+//! The queue's thread: takes requests, answers those that do not wait, and gives the others to workers.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use log::error;
+use virtio_9p::{FileSystem, Outcome, Patience, Readable, Started, Writable};
+
+use super::claims::Claims;
+use super::core::{Copied, Job};
+use super::flights::Stage;
+use super::taking::{Place, Taken};
+use super::wake::TRY_LOCKS_EVERY;
+use super::{ShareDevice, Worker};
+use crate::device::Left;
+use crate::device::poll::PollEnd;
+use crate::device::throttle::warn_throttled;
+use crate::dma::DmaFault;
+use crate::ring::{ChainError, RingError};
+
+impl<F: FileSystem> ShareDevice<F> {
+    /// Serves the queue until it is empty and stays so for as long as the policy polls.
+    pub(super) fn serve(&self, worker: &mut Worker) -> Left {
+        let mut served = 0;
+        let outcome = self.serve_and_poll(worker, &mut served);
+        worker.taken += served;
+        self.try_locks_regularly(worker);
+        let Some(queue) = &mut worker.queue else { return Left::Nothing };
+        match outcome {
+            Ok(left) => {
+                if served == 0 && queue.looks_unshared() {
+                    warn_throttled!(
+                        self.throttle,
+                        "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this daemon; \
+                         start the VMM with share=on",
+                        self.identity.name
+                    );
+                }
+                return left;
+            }
+            // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
+            Err(RingError::Fault(fault)) => self.report(fault),
+            Err(cause @ RingError::AvailIndex { .. }) => {
+                queue.broken = true;
+                error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
+            }
+        }
+        Left::Nothing
+    }
+
+    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
+        while worker.queue.as_ref().is_some_and(|queue| !queue.broken) {
+            self.drain(worker, served)?;
+            if worker.flights.is_full() {
+                // The end of any of them wakes this thread.
+                if self.core.has_finished() {
+                    continue;
+                }
+                break;
+            }
+            if self.poll(worker) == PollEnd::Found {
+                continue;
+            }
+            let Worker { dma, queue: Some(queue), .. } = worker else { break };
+            if queue.ring.request_kicks(&dma.enter())? == 0 {
+                break;
+            }
+            if self.shared.is_wanted() {
+                return Ok(Left::Some);
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// Looks for requests without being kicked, and for workers that have finished. Each look is a window of its own, or an
+    /// UNMAP would wait for the next request.
+    fn poll(&self, worker: &mut Worker) -> PollEnd {
+        let locks_due = (worker.flights.parked() > 0).then(|| Instant::now() + TRY_LOCKS_EVERY);
+        let Worker { dma, queue: Some(queue), poller, .. } = worker else { return PollEnd::Idle };
+        let found = || {
+            queue.ring.pending(&dma.enter()) != Ok(0)
+                || self.core.has_finished()
+                || locks_due.is_some_and(|due| Instant::now() >= due)
+        };
+        let end = poller.poll(found, || self.shared.is_wanted());
+        if locks_due.is_some_and(|due| Instant::now() >= due) {
+            self.try_locks(worker);
+        }
+        end
+    }
+
+    /// Serves what is in the queue; counts it in `served`.
+    fn drain(&self, worker: &mut Worker, served: &mut u64) -> Result<(), RingError> {
+        let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
+        {
+            let window = dma.enter();
+            queue.ring.suppress_kicks(&window)?;
+        }
+        let before = *served;
+        loop {
+            if self.core.has_finished() {
+                self.collect(worker)?;
+            }
+            if worker.flights.is_full() || (self.shared.is_wanted() && *served > before) {
+                return Ok(());
+            }
+            let Some(taken) = self.take(worker)? else { return Ok(()) };
+            *served += 1;
+            self.answer(worker, taken)?;
+        }
+    }
+
+    /// Answers a request, or sees to it that it is answered later.
+    fn answer(&self, worker: &mut Worker, taken: Taken) -> Result<(), RingError> {
+        let Taken { head, place } = taken;
+        let used = match place.and_then(|place| Ok(self.begin(worker, head, place)?)) {
+            Ok(used) => used,
+            Err(cause) => {
+                self.refuse(cause);
+                worker.let_go();
+                Some(0)
+            }
+        };
+        // What this request ended goes back before it does.
+        self.settle_parked(worker)?;
+        match used {
+            Some(used) => self.give_back(worker, head, used),
+            None => Ok(()),
+        }
+    }
+
+    /// Carries out a request, as long as nothing is to be waited for; `None` if it stays in flight.
+    fn begin(&self, worker: &mut Worker, head: u16, place: Place) -> Result<Option<u32>, DmaFault> {
+        let mut claims = None;
+        if worker.flights.aloft() > 0 {
+            let found = self.claims(worker, place)?;
+            self.give_up(worker, &found);
+            if worker.flights.hold_back(&found) {
+                if place == Place::Guest {
+                    self.place_copy(worker)?;
+                }
+                self.hold(worker, head, found, false);
+                return Ok(None);
+            }
+            claims = Some(found);
+        }
+        let ticket = worker.flights.ticket();
+        let mut started = match place {
+            Place::Guest => self.start_in_place(worker, ticket),
+            Place::Copy => self.start_copy(worker, ticket),
+        };
+        let mut place = place;
+        if let (Err(needed), Place::Guest) = (started, place) {
+            self.place_copy(worker)?;
+            place = Place::Copy;
+            if needed <= Patience::Disk {
+                started = self.start_copy(worker, ticket);
+            }
+        }
+        match started {
+            Ok(Started::Done(Outcome::Reply(len))) if place == Place::Copy => Ok(Some(self.send(worker, len))),
+            Ok(Started::Done(outcome)) => Ok(Some(self.used(outcome))),
+            Ok(Started::Parked) => {
+                worker.flights.add(head, &worker.hand.chain.writable, Claims::default(), Stage::Parked);
+                Ok(None)
+            }
+            Err(_) => {
+                let claims = match claims {
+                    Some(claims) => claims,
+                    None => self.claims(worker, place)?,
+                };
+                self.hold(worker, head, claims, true);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lets the server work on the guest's own pages. Behind the IOMMU they are pinned, so that nothing may wait.
+    fn start_in_place(&self, worker: &mut Worker, ticket: u64) -> Result<Started, Patience> {
+        let patience = if self.is_translated() { Patience::None } else { Patience::Disk };
+        let (from, to) = (Readable::new(&worker.hand.readable), Writable::new(&worker.hand.writable));
+        let started = self.core.server.start_within(&from, &to, ticket, patience);
+        worker.let_go();
+        started
+    }
+
+    /// Lets the server work on the copy.
+    fn start_copy(&self, worker: &mut Worker, ticket: u64) -> Result<Started, Patience> {
+        let (request, reply) = worker.hand.copy();
+        self.core.server.start_bytes_within(request, reply, ticket, Patience::Disk)
+    }
+
+    /// Puts the copied request in hand among those in flight: to a worker if it is `free`, else to wait for earlier ones.
+    fn hold(&self, worker: &mut Worker, head: u16, claims: Claims, free: bool) {
+        self.stats.offloaded.fetch_add(1, Ordering::Relaxed);
+        let (request, reply) = worker.hand.detach();
+        let copied = Copied { ticket: worker.flights.ticket(), request, reply };
+        let reply_to = &worker.hand.chain.writable;
+        if free {
+            worker.flights.add(head, reply_to, claims, Stage::Working);
+            self.hand_over(Job::Answer(copied));
+        } else {
+            worker.flights.add(head, reply_to, claims, Stage::Queued(copied));
+        }
+    }
+
+    /// Sends the first `len` bytes of the reply in hand; returns the used length.
+    fn send(&self, worker: &mut Worker, len: usize) -> u32 {
+        let Worker { dma, hand, .. } = worker;
+        self.deliver(dma, &hand.chain.writable, hand.reply(len))
+    }
+
+    /// The used length of a request whose reply is in place.
+    pub(super) fn used(&self, outcome: Outcome) -> u32 {
+        match outcome {
+            Outcome::Reply(len) => u32::try_from(len).unwrap_or(0),
+            Outcome::Dropped => {
+                self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+                0
+            }
+        }
+    }
+
+    /// Notes a request that could not be read.
+    fn refuse(&self, cause: ChainError) {
+        self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+        match cause {
+            ChainError::Fault(fault) => self.report(fault),
+            cause => warn_throttled!(self.throttle, "{}: malformed request: {cause}", self.identity.name),
+        }
+    }
+
+    /// Gives a chain back to the driver.
+    pub(super) fn give_back(&self, worker: &mut Worker, head: u16, used: u32) -> Result<(), RingError> {
+        let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
+        let window = dma.enter();
+        queue.ring.push_used(&window, head, used)?;
+        queue.ring.publish(&window)?;
+        if queue.ring.wants_interrupt(&window)? {
+            self.stats.interrupts.fetch_add(1, Ordering::Relaxed);
+            queue.interrupt.signal();
+        }
+        Ok(())
+    }
+}
