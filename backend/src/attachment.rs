@@ -1,27 +1,66 @@
 //! What a VMM has to be told of a configuration.
 
 use frontend_spec::ByteSize;
-use frontend_spec::attach::{IommuDevice, QemuAttachment, ShareDevice};
+use frontend_spec::attach::{IommuDevice, QemuAttachment, QemuMachine, ShareDevice};
 use frontend_spec::pci::Bdf;
 
 use crate::config::ServeConfig;
+use crate::transport::socket;
 
 /// First slot given to shares that name none.
 const FIRST_FREE_SLOT: u8 = 6;
 /// PCI devices on one bus.
 const SLOTS: u8 = 32;
 
-/// A configuration has more shares than PCI slots.
+/// Why a VMM cannot be told of a configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("no PCI slot is left on bus 0 for share {0}; serve fewer shares from one daemon")]
-pub struct NoSlot(String);
+pub enum AttachmentError {
+    /// There are more shares than PCI slots.
+    #[error("no PCI slot is left on bus 0 for share {0}; serve fewer shares from one daemon")]
+    NoSlot(String),
+    /// A socket has no path by which a VMM could connect.
+    #[error("the socket {0} has no path that a VMM could connect to; name the path that it listens on instead")]
+    NoPath(String),
+    /// Drivers may place rings below the guest's RAM.
+    #[error("RAM of a {machine} machine begins at {start:#x}; add --reserve 0-{:#x}, so that no ring is placed below", .start - 1)]
+    BelowRam {
+        /// The machine.
+        machine: QemuMachine,
+        /// Where its RAM begins.
+        start: u64,
+    },
+}
 
-/// QEMU's view of `config`, for a guest with `memory_mib` MiB of RAM. Shares without an endpoint get free slots; those
-/// without a socket are no devices.
+/// QEMU's view of `config`, for a q35 guest with `memory_mib` MiB of RAM; see [`qemu_machine`].
 ///
 /// # Errors
-/// [`NoSlot`]
-pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoSlot> {
+/// [`AttachmentError`]
+pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, AttachmentError> {
+    qemu_machine(config, QemuMachine::Q35, memory_mib)
+}
+
+/// QEMU's view of `config`, for a guest on `machine` with `memory_mib` MiB of RAM. Shares without an endpoint get free
+/// slots; those without a socket are no devices.
+///
+/// # Errors
+/// [`AttachmentError`]
+pub fn qemu_machine(
+    config: &ServeConfig,
+    machine: QemuMachine,
+    memory_mib: u64,
+) -> Result<QemuAttachment, AttachmentError> {
+    let iommu = config.iommu.iter().map(|iommu| &iommu.socket);
+    let sockets = iommu.chain(config.shares.iter().filter_map(|share| share.socket.as_ref()));
+    if let Some(socket) = sockets.into_iter().find(|socket| !socket::is_path(socket)) {
+        return Err(AttachmentError::NoPath(socket.display().to_string()));
+    }
+    let start = machine.ram_start();
+    let behind = config.shares.iter().any(|share| share.iommu && share.socket.is_some());
+    if let Some(iommu) = config.iommu.as_ref().filter(|_| behind && start > 0)
+        && !iommu.reserved.iter().any(|range| range.first == 0 && range.last + 1 >= start)
+    {
+        return Err(AttachmentError::BelowRam { machine, start });
+    }
     let iommu = config.iommu.as_ref().map(|iommu| IommuDevice {
         socket: iommu.socket.clone(),
         transport: iommu.transport,
@@ -35,7 +74,7 @@ pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoS
         let Some(socket) = share.socket.clone() else { continue };
         let free =
             || (FIRST_FREE_SLOT..SLOTS).filter_map(|slot| Bdf::new(0, slot, 0).ok()).find(|slot| !taken.contains(slot));
-        let at = share.endpoint.or_else(free).ok_or_else(|| NoSlot(share.tag.to_string()))?;
+        let at = share.endpoint.or_else(free).ok_or_else(|| AttachmentError::NoSlot(share.tag.to_string()))?;
         taken.push(at);
         shares.push(ShareDevice {
             socket,
@@ -45,7 +84,7 @@ pub fn qemu(config: &ServeConfig, memory_mib: u64) -> Result<QemuAttachment, NoS
             iommu: share.iommu,
         });
     }
-    Ok(QemuAttachment { iommu, shares, memory_mib, viot_file: None })
+    Ok(QemuAttachment { machine, iommu, shares, memory_mib, ..QemuAttachment::default() })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use frontend_spec::ninep::MountTag;
 use log::{info, warn};
 use virtio_9p::{FileSystem, Options, Passthrough, PassthroughOptions, Server};
 
-use crate::config::{ConfigError, Content, ServeConfig, ShareConfig, ShareIdentity};
+use crate::config::{ConfigError, Content, IommuConfig, ServeConfig, ShareConfig, ShareIdentity};
 use crate::descriptors::{self, TooManyDescriptors};
 use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
@@ -79,7 +79,7 @@ impl Daemon {
         let mut ports = Vec::new();
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
-            let core = Arc::new(Iommu::new(wanted.window, wanted.boot_bypass)?);
+            let core = Arc::new(Iommu::with_reserved(wanted.window, wanted.boot_bypass, &holes(wanted))?);
             let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone(), config.poll));
             ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, protocol(wanted.transport, None))?);
             iommu = Some(core);
@@ -246,6 +246,11 @@ fn protocol(transport: TransportKind, window: Option<RingWindow>) -> Protocol {
         TransportKind::VhostUser => Protocol::VhostUser(window),
         TransportKind::VfioUser => Protocol::VfioUser,
     }
+}
+
+/// What drivers must leave alone besides what is Calgary's.
+fn holes(wanted: &IommuConfig) -> Vec<(u64, u64)> {
+    wanted.reserved.iter().map(|range| (range.first, range.last)).collect()
 }
 
 /// Where the rings of a share behind `iommu` can lie.

@@ -16,7 +16,7 @@ tags() {
 	arg tags | tr ',' ' '
 }
 
-# device_of TAG: the PCI address of the 9P device with this mount tag.
+# device_of TAG: the name of the device with this mount tag on its bus: its PCI address, if that is the bus.
 device_of() {
 	for file in /sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag; do
 		[ -f "$file" ] || continue
@@ -39,20 +39,27 @@ wait_for_tag() {
 	done
 }
 
-# group_of PCI-ADDRESS: the number of the device's IOMMU group, or none.
-group_of() {
-	group=$(readlink "/sys/bus/pci/devices/$1/iommu_group") && basename "$group" || echo none
+# path_of DEVICE: where a device of a name on its bus is in sysfs.
+path_of() {
+	for bus in pci platform; do
+		[ -e "/sys/bus/$bus/devices/$1" ] && echo "/sys/bus/$bus/devices/$1" && return
+	done
 }
 
-# translated PCI-ADDRESS: whether the driver has agreed to let the device's DMA go through the IOMMU
+# group_of DEVICE: the number of the device's IOMMU group, or none.
+group_of() {
+	group=$(readlink "$(path_of "$1")/iommu_group") && basename "$group" || echo none
+}
+
+# translated DEVICE: whether the driver has agreed to let the device's DMA go through the IOMMU
 # (VIRTIO_F_ACCESS_PLATFORM, bit 33): yes or no. A device can be in a group and be addressed physically.
 translated() {
-	[ "$(cut -c 34 "/sys/bus/pci/devices/$1"/virtio*/features)" = 1 ] && echo yes || echo no
+	[ "$(cut -c 34 "$(path_of "$1")"/virtio*/features)" = 1 ] && echo yes || echo no
 }
 
-# domain_of PCI-ADDRESS: the type of the device's IOMMU domain (DMA, DMA-FQ, identity), or none.
+# domain_of DEVICE: the type of the device's IOMMU domain (DMA, DMA-FQ, identity), or none.
 domain_of() {
-	cat "/sys/bus/pci/devices/$1/iommu_group/type" 2>/dev/null || echo none
+	cat "$(path_of "$1")/iommu_group/type" 2>/dev/null || echo none
 }
 
 # mount_tag TAG FOLDER [OPTION,...]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use frontend_spec::attach::{QemuAttachment, QemuMachine, shell_word};
+
 use super::Failure;
 use super::serve::DeviceArgs;
 use crate::attachment;
@@ -19,20 +21,43 @@ enum Vmm {
     Qemu(QemuArgs),
 }
 
-/// Print the QEMU options that attach the devices; add your kernel or disk.
+/// Print the commands that write the topology and start QEMU with the devices; paste them into a shell.
+///
+/// QEMU runs with KVM where it can and emulates otherwise, and its serial port is the terminal.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 struct QemuArgs {
     #[command(flatten)]
     devices: DeviceArgs,
 
-    /// Guest RAM in MiB; the window must fit below it.
+    /// What QEMU emulates: q35, microvm (virtio-mmio devices, no PCI), virt-aarch64 (the same with a device tree) or
+    /// virt-aarch64-pci.
+    #[arg(long, value_name = "MACHINE", default_value_t)]
+    machine: QemuMachine,
+
+    /// Guest RAM in MiB; with vhost-user the window must fit below its end.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u64,
 
-    /// File that `calgaryd viot` wrote; needed behind the IOMMU.
-    #[arg(long, value_name = "FILE", default_value = "viot.bin")]
-    viot: PathBuf,
+    /// Processors of the guest.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    cpus: u8,
+
+    /// File for the topology, written by the commands printed: a VIOT, or what the machine takes instead.
+    #[arg(long, visible_alias = "viot", value_name = "FILE", default_value = "viot.bin")]
+    topology: PathBuf,
+
+    /// Guest kernel; without it QEMU starts what a disk of yours has.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM disk of that kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+
+    /// More for that kernel's command line.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    append: Option<String>,
 }
 
 impl Args {
@@ -50,14 +75,84 @@ impl Args {
     }
 }
 
-/// Prints the command line.
+/// Prints the commands.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Vmm::Qemu(qemu) = &args.vmm;
-    let config = qemu.devices.config();
-    config.validate().map_err(|cause| Failure::Usage(cause.to_string()))?;
-    let mut attachment = attachment::qemu(&config, qemu.memory).map_err(|cause| Failure::Usage(cause.to_string()))?;
-    attachment.viot_file = attachment.viot().is_some().then(|| qemu.viot.clone());
-    let line = attachment.args().map_err(|cause| Failure::Usage(cause.to_string()))?;
-    println!("qemu-system-x86_64 {line}");
+    println!("{}", commands(qemu).map_err(Failure::Usage)?);
     Ok(())
+}
+
+fn commands(qemu: &QemuArgs) -> Result<String, String> {
+    let config = qemu.devices.config();
+    config.validate().map_err(|cause| cause.to_string())?;
+    let mut attachment =
+        attachment::qemu_machine(&config, qemu.machine, qemu.memory).map_err(|cause| cause.to_string())?;
+    attachment.cpus = qemu.cpus;
+    let behind = attachment.topology().is_some_and(|topology| !topology.endpoints.is_empty());
+    attachment.topology_file = behind.then(|| qemu.topology.clone());
+    let mut options = attachment.args().map_err(|cause| cause.to_string())?;
+    let mut lines = topology_commands(&attachment)?;
+    let arguments = attachment.kernel_arguments();
+    match &qemu.kernel {
+        Some(kernel) => {
+            options.push("-kernel", plain(kernel)?);
+            if let Some(initrd) = &qemu.initrd {
+                options.push("-initrd", plain(initrd)?);
+            }
+            let console = format!("console={}", qemu.machine.console());
+            let words = [Some(console), arguments, qemu.append.clone()];
+            options.push("-append", words.into_iter().flatten().collect::<Vec<_>>().join(" "));
+        }
+        None => {
+            if let Some(arguments) = arguments {
+                lines.insert(0, format!("# The guest kernel's command line must hold: {arguments}"));
+            }
+        }
+    }
+    let program = qemu.machine.program();
+    lines.push(format!(
+        "{program} -nodefaults -display none -serial stdio -accel kvm -accel tcg -cpu max \\\n{options}"
+    ));
+    Ok(lines.join("\n"))
+}
+
+/// What must be run before QEMU.
+fn topology_commands(attachment: &QemuAttachment) -> Result<Vec<String>, String> {
+    let (Some(topology), Some(file)) = (attachment.topology(), &attachment.topology_file) else {
+        return Ok(Vec::new());
+    };
+    let file = plain(file)?;
+    let output = shell_word(&file);
+    let mut places = format!("--iommu-at {}", topology.iommu);
+    for endpoint in topology.endpoints {
+        places += &format!(" --endpoint {endpoint}");
+    }
+    let machine = attachment.machine;
+    Ok(match (machine, attachment.microvm_tables()) {
+        (QemuMachine::Microvm, Some(tables)) => vec![format!(
+            "calgaryd acpi {places} --cpus {} --address {:#x} --output {output} &&",
+            tables.cpus, tables.address
+        )],
+        (QemuMachine::Q35 | QemuMachine::Microvm, _) => vec![format!("calgaryd viot {places} --output {output} &&")],
+        (QemuMachine::VirtAarch64 | QemuMachine::VirtAarch64Pci, _) => {
+            let base = format!("{file}.base");
+            let dump = format!("{},dumpdtb={}", machine.option(), base.replace(',', ",,"));
+            vec![
+                format!(
+                    "{} -nodefaults -display none -accel kvm -accel tcg -cpu max -m {}M -smp {} -M {} &&",
+                    machine.program(),
+                    attachment.memory_mib,
+                    attachment.cpus,
+                    shell_word(&dump)
+                ),
+                format!("calgaryd dtb {places} --input {} --output {output} &&", shell_word(&base)),
+            ]
+        }
+    })
+}
+
+fn plain(path: &Path) -> Result<String, String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        format!("the path {} is not UTF-8 and cannot be written on a command line; rename it", path.display())
+    })
 }

@@ -7,7 +7,7 @@ mod demo;
 mod generate;
 mod serve;
 mod tce;
-mod viot;
+mod topology;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,7 +45,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
-    Viot(viot::Args),
+    Viot(topology::ViotArgs),
+    Dtb(topology::DtbArgs),
+    Acpi(topology::AcpiArgs),
     Attach(attach::Args),
     Demo(demo::Args),
     Tce(tce::Args),
@@ -96,7 +98,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         )),
         (None, _) => backend_program::run(&cli.backend_program),
         (Some(Command::Serve(args)), _) => serve::run(&args),
-        (Some(Command::Viot(args)), _) => viot::run(&args),
+        (Some(Command::Viot(args)), _) => topology::viot(&args),
+        (Some(Command::Dtb(args)), _) => topology::dtb(&args),
+        (Some(Command::Acpi(args)), _) => topology::acpi(&args),
         (Some(Command::Attach(args)), _) => attach::run(&args),
         (Some(Command::Demo(args)), _) => demo::run(&args),
         (Some(Command::Tce(args)), _) => tce::run(&args),

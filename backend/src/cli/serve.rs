@@ -7,7 +7,7 @@ use iommu_calgary::TableSize;
 use log::{info, warn};
 
 use super::Failure;
-use crate::config::{Content, IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
+use crate::config::{AddressRange, Content, IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
 use crate::sandbox::{self, Confinement, Syscalls};
@@ -78,6 +78,11 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_window)]
     pub(super) window: TableSize,
 
+    /// Keep drivers away from these addresses of the window, FIRST-LAST, both inclusive. May repeat. For machines whose RAM
+    /// does not begin at 0: 0-0x3fffffff for QEMU's virt.
+    #[arg(long = "reserve", value_name = "FIRST-LAST")]
+    pub(super) reserved: Vec<AddressRange>,
+
     /// Let an endpoint reach guest memory untranslated until a driver attaches it, for guests that use the share
     /// before they load an IOMMU driver.
     #[arg(long)]
@@ -127,6 +132,7 @@ impl DeviceArgs {
             at: self.iommu_at,
             window: self.window,
             boot_bypass: self.boot_bypass,
+            reserved: self.reserved.clone(),
         });
         let mut shares = self.shares.clone();
         for share in &mut shares {

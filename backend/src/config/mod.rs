@@ -43,6 +43,43 @@ pub struct IommuConfig {
     pub window: TableSize,
     /// Whether an endpoint that no driver has attached reaches memory untranslated.
     pub boot_bypass: bool,
+    /// Parts of the window that no driver may use.
+    pub reserved: Vec<AddressRange>,
+}
+
+/// A range of addresses, both ends inclusive; as text `0-0x3fffffff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    /// The first address.
+    pub first: u64,
+    /// The last address.
+    pub last: u64,
+}
+
+/// Most reserved ranges: the answer to PROBE has 512 bytes, and 24 for each range.
+const MAX_RESERVED: usize = 16;
+/// First and last addresses of the regions that every IOMMU reserves.
+const ALWAYS_RESERVED: [(u64, u64); 2] = [(0xa_0000, 0xf_ffff), (0xfee0_0000, 0xfeef_ffff)];
+
+impl std::fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}-{:#x}", self.first, self.last)
+    }
+}
+
+impl std::str::FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        text.split_once('-')
+            .and_then(|(first, last)| Some(Self { first: number(first)?, last: number(last)? }))
+            .filter(|range| range.first <= range.last && range.first % 4096 == 0 && range.last % 4096 == 4095)
+            .ok_or_else(|| format!("{text:?} is no range of 4 KiB pages; write FIRST-LAST, such as 0-0x3fffffff"))
+    }
 }
 
 /// Why a configuration cannot be served. Each message is one line that says what to change.
@@ -93,6 +130,14 @@ pub enum ConfigError {
         /// The address.
         at: Bdf,
     },
+    /// A reserved range meets another one.
+    #[error(
+        "the reserved range {0} meets another one or a part of 0xa0000-0xfffff or 0xfee00000-0xfeefffff, which are always reserved; leave it out or join them"
+    )]
+    Reserved(AddressRange),
+    /// There are more reserved ranges than a driver can be told of.
+    #[error("there are {0} reserved ranges and {MAX_RESERVED} at most; join some")]
+    TooManyReserved(usize),
     /// What is said of a share's owners does not go together.
     #[error("share {tag}: {what}")]
     Identity {
@@ -121,6 +166,12 @@ impl ServeConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.iommu.is_none() && self.shares.is_empty() {
             return Err(ConfigError::Empty);
+        }
+        if let Some(iommu) = self.iommu.as_ref().filter(|iommu| iommu.reserved.len() > MAX_RESERVED) {
+            return Err(ConfigError::TooManyReserved(iommu.reserved.len()));
+        }
+        if let Some(range) = self.iommu.iter().find_map(|iommu| clash(&iommu.reserved)) {
+            return Err(ConfigError::Reserved(range));
         }
         let mut sockets: HashSet<&Path> = self.iommu.iter().map(|iommu| iommu.socket.as_path()).collect();
         let mut ports = HashSet::new();
@@ -180,6 +231,17 @@ impl ServeConfig {
     }
 }
 
+/// The first of `ranges` that meets another one, or only a part of a region that is always reserved.
+fn clash(ranges: &[AddressRange]) -> Option<AddressRange> {
+    let own = ALWAYS_RESERVED.map(|(first, last)| AddressRange { first, last });
+    ranges.iter().enumerate().find_map(|(index, range)| {
+        let meets = |other: &AddressRange| range.first <= other.last && other.first <= range.last;
+        let covers = |other: &AddressRange| range.first <= other.first && other.last <= range.last;
+        let found = ranges[..index].iter().any(meets) || own.iter().any(|own| meets(own) && !covers(own));
+        found.then_some(*range)
+    })
+}
+
 /// Reads an IOVA window such as `256M`.
 ///
 /// # Errors
@@ -204,11 +266,20 @@ mod tests {
             at: "00:05.0".parse().unwrap(),
             window: parse_window("256M").unwrap(),
             boot_bypass: false,
+            reserved: Vec::new(),
         };
         ServeConfig {
             iommu: Some(iommu),
             shares: shares.iter().map(|text| parse_share(text).unwrap()).collect(),
             poll: PollPolicy::default(),
+        }
+    }
+
+    #[test]
+    fn ranges_are_whole_pages() {
+        assert_eq!("0-0x3fffffff".parse(), Ok(AddressRange { first: 0, last: 0x3fff_ffff }));
+        for wrong in ["", "0", "0-0x1000", "0x800-0xfff", "0x2000-0xfff", "a-b", "-0xfff"] {
+            assert!(wrong.parse::<AddressRange>().unwrap_err().contains("FIRST-LAST"), "{wrong}");
         }
     }
 

@@ -56,6 +56,8 @@ struct Shared {
     closed: AtomicBool,
     /// The front end has announced guest memory.
     has_memory: AtomicBool,
+    /// What is wrong with the memory as it is, to be said when a queue starts or the front end has given up.
+    complaint: Mutex<Option<String>>,
     /// The vrings of running queues, so that a stop can write back the index that GET_VRING_BASE reports.
     running: Mutex<Vec<Option<Vring>>>,
 }
@@ -71,6 +73,7 @@ impl Connection {
                 window,
                 closed: AtomicBool::new(false),
                 has_memory: AtomicBool::new(false),
+                complaint: Mutex::new(None),
                 running: Mutex::new(vec![None; queues]),
             }),
         }
@@ -89,8 +92,20 @@ impl Connection {
         self.shared.device.wake_fd()
     }
 
+    fn complaint(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.shared.complaint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once what is wrong with the memory.
+    fn complain(&self) {
+        if let Some(complaint) = self.complaint().take() {
+            error!("{}: {complaint}", self.shared.device.identity().name);
+        }
+    }
+
     /// The front end is gone: queues stop and do not start again.
     pub fn close(&self) {
+        self.complain();
         self.shared.closed.store(true, Ordering::Relaxed);
         for queue in 0..self.shared.device.identity().queue_sizes.len() {
             self.stop(queue);
@@ -152,6 +167,7 @@ impl Connection {
                 error!("{}: queue {queue} has an impossible layout: {layout:x?}", device.identity().name);
                 return false;
             }
+            self.complain();
             device.activate(queue, layout, base, Arc::new(vring.clone()));
             running[queue] = Some(vring.clone());
         }
@@ -210,9 +226,8 @@ impl VhostUserBackend for Connection {
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         let ram = GuestRam::new(&memory.memory());
-        if let Some(complaint) = self.shared.window.as_ref().and_then(|window| window.complaint(&ram)) {
-            error!("{}: {complaint}", self.shared.device.identity().name);
-        }
+        // Memory may come region by region: what is missing now may come with the next.
+        *self.complaint() = self.shared.window.as_ref().and_then(|window| window.complaint(&ram));
         self.shared.has_memory.store(ram.total() > 0, Ordering::Relaxed);
         self.shared.device.set_memory(ram);
         Ok(())

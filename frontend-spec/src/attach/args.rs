@@ -12,7 +12,8 @@ pub struct QemuArgs {
 }
 
 impl QemuArgs {
-    pub(super) fn push(&mut self, option: &'static str, value: String) {
+    /// Appends `option` with `value`, unquoted.
+    pub fn push(&mut self, option: &'static str, value: String) {
         self.pairs.push((option, value));
     }
 
@@ -34,7 +35,7 @@ impl fmt::Display for QemuArgs {
             if index > 0 {
                 f.write_str(" \\\n")?;
             }
-            write!(f, "{option} {}", shell_quoted(value))?;
+            write!(f, "{option} {}", shell_word(value))?;
         }
         Ok(())
     }
@@ -59,7 +60,9 @@ pub(super) fn json_string(value: &str) -> String {
     text
 }
 
-fn shell_quoted(word: &str) -> Cow<'_, str> {
+/// `word` as one word of a POSIX shell.
+#[must_use]
+pub fn shell_word(word: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return Cow::Borrowed(word);
@@ -97,9 +100,9 @@ mod tests {
             ("", "''"),
         ];
         for (word, expected) in quoted {
-            assert_eq!(shell_quoted(word), expected);
+            assert_eq!(shell_word(word), expected);
         }
-        assert_eq!(shell_quoted("socket,id=viommu,path=/run/a.sock"), "socket,id=viommu,path=/run/a.sock");
+        assert_eq!(shell_word("socket,id=viommu,path=/run/a.sock"), "socket,id=viommu,path=/run/a.sock");
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! [`QemuArgs`], for a process to be started or for a person to paste.
 
 mod args;
+mod machine;
 mod qemu;
 
-pub use args::QemuArgs;
+pub use args::{QemuArgs, shell_word};
+pub use machine::QemuMachine;
 pub use qemu::{
     AttachError, IOMMU_QUEUE_SIZE, IOMMU_QUEUES, IommuDevice, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment,
-    ShareDevice, q35_low_ram,
+    ShareDevice,
 };

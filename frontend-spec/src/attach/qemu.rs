@@ -1,9 +1,12 @@
-//! The devices as QEMU's `vhost-user-test-device-pci` (QEMU 10.2 or later) or `vfio-user-pci` (QEMU 10.1 or later) on a
-//! q35 machine.
+//! The devices as QEMU's `vhost-user-test-device` (QEMU 10.2 or later) or `vfio-user-pci` (QEMU 10.1 or later).
 
 use super::args::{QemuArgs, json_string, qemu_escaped};
+use super::machine::QemuMachine;
 use crate::{
-    ByteSize, TransportKind, iommu,
+    ByteSize, TransportKind,
+    acpi::MicrovmTables,
+    devicetree::Topology,
+    iommu,
     ninep::MountTag,
     pci::Bdf,
     viot::Viot,
@@ -23,15 +26,9 @@ pub const NINEP_QUEUES: u16 = 1;
 /// Entries of the virtio-9p's queue; Linux puts up to 128 scatter entries into a request.
 pub const NINEP_QUEUE_SIZE: u16 = 128;
 
-/// Slots of a q35 machine's root bus that the machine itself occupies: host bridge and ICH9.
-const Q35_OWN_SLOTS: [u8; 2] = [0x00, 0x1f];
-/// From this size on a q35 machine puts only [`Q35_SPLIT_LOW_RAM`] below 4 GiB.
-const Q35_SPLIT_FROM: u64 = 0xb000_0000;
-const Q35_SPLIT_LOW_RAM: u64 = 0x8000_0000;
 /// `sockaddr_un.sun_path` without its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 const MEMORY_ID: &str = "mem";
-const DEVICE: &str = "vhost-user-test-device-pci";
 const VFIO_USER_DEVICE: &str = "vfio-user-pci";
 
 /// The virtio-iommu of a guest.
@@ -62,7 +59,7 @@ pub struct ShareDevice {
     pub iommu: bool,
 }
 
-/// The devices of one guest on a q35 machine, all on the root bus.
+/// The devices of one guest, all on bus 0 or without a bus.
 ///
 /// Addresses are those of a machine started with `-nodefaults`; otherwise QEMU takes slots for devices of its own.
 ///
@@ -79,31 +76,44 @@ pub struct ShareDevice {
 ///         iommu: false,
 ///     }],
 ///     memory_mib: 512,
-///     viot_file: None,
+///     ..QemuAttachment::default()
 /// };
 /// println!("qemu-system-x86_64 \\\n{}", attachment.args().unwrap());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QemuAttachment {
+    /// What QEMU emulates.
+    pub machine: QemuMachine,
     /// The virtio-iommu, if there is one.
     pub iommu: Option<IommuDevice>,
     /// The shares.
     pub shares: Vec<ShareDevice>,
     /// Guest RAM in MiB.
     pub memory_mib: u64,
-    /// File with the table of [`QemuAttachment::viot`]; needed if a share is translated.
-    pub viot_file: Option<PathBuf>,
+    /// Processors of the guest; 0 counts as 1.
+    pub cpus: u8,
+    /// File that tells the guest the topology: a VIOT, for `microvm` the image of [`QemuAttachment::microvm_tables`], for
+    /// aarch64 an edited device tree. Needed if a share is translated.
+    pub topology_file: Option<PathBuf>,
 }
 
 /// Why devices cannot be attached as asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
-    /// A device is on another bus than the root bus.
-    #[error("{0} is not on bus 00, the root bus of a q35 machine; choose 00:01.0 to 00:1e.0, such as 00:06.0")]
-    OtherBus(Bdf),
-    /// A device is at a slot of the machine's own.
-    #[error("slot {0} belongs to the q35 machine itself; choose 00:01.0 to 00:1e.0, such as 00:06.0")]
-    OwnSlot(Bdf),
+    /// A device is on another bus than the root bus, or at a slot that the machine lacks or has a device of its own in.
+    #[error(
+        "{at} is no place for a device on a {machine} machine; choose 00:{:02x}.0 to 00:{:02x}.0, such as 00:06.0",
+        .machine.slots().0, .machine.slots().1
+    )]
+    NoPlace {
+        /// The address.
+        at: Bdf,
+        /// The machine.
+        machine: QemuMachine,
+    },
+    /// vfio-user devices are PCI functions.
+    #[error("a {0} machine has no PCI, which vfio-user needs; use vhost-user or another machine")]
+    NoPci(QemuMachine),
     /// A device is not function 0.
     #[error("{0} is not function 0 of its slot; give every device a slot of its own, such as 00:06.0 and 00:07.0")]
     NotFunctionZero(Bdf),
@@ -120,19 +130,19 @@ pub enum AttachError {
     #[error("share {0} is to be translated but there is no virtio-iommu; add one or make the share untranslated")]
     NoIommu(MountTag),
     /// A share is to be translated and the guest is not told.
-    #[error("share {0} is to be translated but there is no VIOT file; write the table to a file and name it")]
-    NoViot(MountTag),
+    #[error("share {0} is to be translated but there is no file with the topology; write it and name it")]
+    NoTopology(MountTag),
     /// The IOVA window is not all guest RAM.
     #[error(
-        "the IOVA window of {window} exceeds the guest's RAM below 4 GiB, {low_ram}; choose a window of at most that \
-         size, change the guest's RAM (a q35 machine puts all of it there up to 2815M, and 2G if it has more), or use \
-         vfio-user for the shares behind the IOMMU"
+        "the IOVA window of {window} exceeds the guest's RAM, which ends at {ram_end} or has a gap there; choose a window of \
+         at most that size, change the guest's RAM (a PC puts all of it below 4 GiB up to 2815M, and 2G if it has more; \
+         that of an aarch64 machine begins at 1G), or use vfio-user for the shares behind the IOMMU"
     )]
     Window {
         /// The window.
         window: ByteSize,
-        /// Guest RAM below 4 GiB.
-        low_ram: ByteSize,
+        /// The end of the guest's RAM.
+        ram_end: ByteSize,
     },
     /// The amount of RAM is zero or has no number of bytes.
     #[error("{0} MiB is no amount of guest RAM; give at least 1 and fewer than 2^44")]
@@ -147,20 +157,34 @@ pub enum AttachError {
     SocketPath(PathBuf),
 }
 
-/// RAM from address 0 upwards without a gap on a q35 machine with `ram` in all.
-///
-/// QEMU puts 2 GiB below 4 GiB if there are 2.75 GiB or more, else all of it.
-#[must_use]
-pub const fn q35_low_ram(ram: ByteSize) -> ByteSize {
-    if ram.bytes() >= Q35_SPLIT_FROM { ByteSize::from_bytes(Q35_SPLIT_LOW_RAM) } else { ram }
-}
-
 impl QemuAttachment {
     /// The topology that the guest must be told: the IOMMU and the shares that it translates. `None` without an IOMMU.
     #[must_use]
+    pub fn topology(&self) -> Option<Topology> {
+        let iommu = self.machine.place(self.iommu.as_ref()?.at);
+        Some(Topology { iommu, endpoints: self.translated().map(|share| self.machine.place(share.at)).collect() })
+    }
+
+    /// The topology as an ACPI table.
+    #[must_use]
     pub fn viot(&self) -> Option<Viot> {
-        let iommu = self.iommu.as_ref()?;
-        Some(Viot::new(iommu.at).endpoints(self.translated().map(|share| share.at)))
+        self.topology().map(|topology| Viot::new(topology.iommu).endpoints(topology.endpoints))
+    }
+
+    /// The topology as a `microvm` machine takes it. It lies in the middle of RAM, out of the way of kernel and initial RAM
+    /// disk, if that is smaller than half of it.
+    #[must_use]
+    pub fn microvm_tables(&self) -> Option<MicrovmTables> {
+        let ram = self.machine.ram_end(ByteSize::from_bytes(self.memory_mib.saturating_mul(1 << 20)));
+        let address = u32::try_from(ram.bytes() / 2).unwrap_or(u32::MAX) & !0xfff;
+        self.viot().map(|viot| MicrovmTables { address, cpus: self.cpus.max(1), viot })
+    }
+
+    /// What the guest kernel's command line must hold besides what is the user's.
+    #[must_use]
+    pub fn kernel_arguments(&self) -> Option<String> {
+        let tables = self.microvm_tables().filter(|_| self.machine == QemuMachine::Microvm)?;
+        self.topology_file.as_ref().map(|_| tables.kernel_arguments())
     }
 
     /// The options that attach the devices.
@@ -175,10 +199,26 @@ impl QemuAttachment {
         let memory = self.memory_mib;
         let mut args = QemuArgs::default();
         args.push("-object", format!("memory-backend-memfd,id={MEMORY_ID},size={memory}M,share=on"));
-        args.push("-M", format!("q35,memory-backend={MEMORY_ID}"));
+        args.push("-M", format!("{},memory-backend={MEMORY_ID}", self.machine.option()));
         args.push("-m", format!("{memory}M"));
-        if let Some(file) = &self.viot_file {
-            args.push("-acpitable", format!("file={}", escaped_path(file)?));
+        args.push("-smp", self.cpus.max(1).to_string());
+        if !self.machine.has_pci() {
+            // Virtio 1 on virtio-mmio, without which the driver could not say that it goes through an IOMMU.
+            args.push("-global", "virtio-mmio.force-legacy=false".to_owned());
+        }
+        if let Some(file) = &self.topology_file {
+            match (self.machine, self.microvm_tables()) {
+                (QemuMachine::Microvm, Some(tables)) => args.push(
+                    "-device",
+                    format!("loader,file={},addr={:#x},force-raw=on", escaped_path(file)?, tables.address),
+                ),
+                (QemuMachine::Q35 | QemuMachine::Microvm, _) => {
+                    args.push("-acpitable", format!("file={}", escaped_path(file)?));
+                }
+                (QemuMachine::VirtAarch64 | QemuMachine::VirtAarch64Pci, _) => {
+                    args.push("-dtb", plain_path(file)?.to_owned());
+                }
+            }
         }
         if let Some(device) = &self.iommu {
             let shape = Shape {
@@ -188,7 +228,7 @@ impl QemuAttachment {
                 config_size: iommu::Config::SIZE,
             };
             let place = Place { socket: &device.socket, at: device.at, transport: device.transport };
-            attach(&mut args, "viommu", &place, false, &shape)?;
+            attach(&mut args, self.machine, "viommu", &place, false, &shape)?;
         }
         for (index, share) in self.shares.iter().enumerate() {
             let shape = Shape {
@@ -198,7 +238,7 @@ impl QemuAttachment {
                 config_size: share.tag.config_size(),
             };
             let place = Place { socket: &share.socket, at: share.at, transport: share.transport };
-            attach(&mut args, &format!("share{index}"), &place, share.iommu, &shape)?;
+            attach(&mut args, self.machine, &format!("share{index}"), &place, share.iommu, &shape)?;
         }
         Ok(args)
     }
@@ -215,11 +255,9 @@ impl QemuAttachment {
     fn check_addresses(&self) -> Result<(), AttachError> {
         let mut seen = HashSet::new();
         for (_, at) in self.places() {
-            if at.bus() != 0 {
-                return Err(AttachError::OtherBus(at));
-            }
-            if Q35_OWN_SLOTS.contains(&at.device()) {
-                return Err(AttachError::OwnSlot(at));
+            let (first, last) = self.machine.slots();
+            if at.bus() != 0 || !(first..=last).contains(&at.device()) {
+                return Err(AttachError::NoPlace { at, machine: self.machine });
             }
             if at.function() != 0 {
                 return Err(AttachError::NotFunctionZero(at));
@@ -250,17 +288,23 @@ impl QemuAttachment {
             .filter(|&bytes| bytes > 0)
             .map(ByteSize::from_bytes)
             .ok_or(AttachError::Memory(self.memory_mib))?;
+        let mut transports = self.iommu.iter().map(|device| device.transport);
+        let vfio_user = transports.any(|transport| transport == TransportKind::VfioUser)
+            || self.shares.iter().any(|share| share.transport == TransportKind::VfioUser);
+        if vfio_user && !self.machine.has_pci() {
+            return Err(AttachError::NoPci(self.machine));
+        }
         let Some(share) = self.translated().next() else { return Ok(()) };
         let device = self.iommu.as_ref().ok_or_else(|| AttachError::NoIommu(share.tag.clone()))?;
-        if self.viot_file.is_none() {
-            return Err(AttachError::NoViot(share.tag.clone()));
+        if self.topology_file.is_none() {
+            return Err(AttachError::NoTopology(share.tag.clone()));
         }
         // With vhost-user QEMU takes a translated device's ring addresses for guest RAM, so every IOVA must be an address of
         // RAM too.
-        let low_ram = q35_low_ram(ram);
+        let ram_end = self.machine.ram_end(ram);
         let vhost_user = self.translated().any(|share| share.transport == TransportKind::VhostUser);
-        if vhost_user && device.window > low_ram {
-            return Err(AttachError::Window { window: device.window, low_ram });
+        if vhost_user && device.window > ram_end {
+            return Err(AttachError::Window { window: device.window, ram_end });
         }
         Ok(())
     }
@@ -283,6 +327,7 @@ struct Place<'a> {
 
 fn attach(
     args: &mut QemuArgs,
+    machine: QemuMachine,
     chardev: &str,
     place: &Place<'_>,
     translated: bool,
@@ -293,7 +338,7 @@ fn attach(
         return Err(AttachError::SocketPath(place.socket.to_owned()));
     }
     let Shape { id, queues, queue_size, config_size } = shape;
-    let (slot, function) = (place.at.device(), place.at.function());
+    let placement = machine.placement(place.at);
     match place.transport {
         TransportKind::VhostUser => {
             let platform = if translated { ",iommu_platform=on" } else { "" };
@@ -301,8 +346,9 @@ fn attach(
             args.push(
                 "-device",
                 format!(
-                    "{DEVICE},chardev={chardev},virtio-id={id},num_vqs={queues},vq_size={queue_size},\
-                     config_size={config_size},addr={slot:02x}.{function}{platform}"
+                    "{},chardev={chardev},virtio-id={id},num_vqs={queues},vq_size={queue_size},\
+                     config_size={config_size},{placement}{platform}",
+                    machine.vhost_user_device()
                 ),
             );
         }
@@ -310,8 +356,10 @@ fn attach(
         TransportKind::VfioUser => args.push(
             "-device",
             format!(
-                r#"{{"driver":"{VFIO_USER_DEVICE}","socket":{{"type":"unix","path":{}}},"addr":"{slot:02x}.{function}"}}"#,
-                json_string(path)
+                r#"{{"driver":"{VFIO_USER_DEVICE}","socket":{{"type":"unix","path":{}}},"addr":"{:02x}.{}"}}"#,
+                json_string(path),
+                place.at.device(),
+                place.at.function()
             ),
         ),
     }
@@ -351,7 +399,8 @@ mod tests {
             }),
             shares: vec![share("share", "00:06.0", true), share("raw", "00:10.0", false)],
             memory_mib: 512,
-            viot_file: Some("viot.bin".into()),
+            topology_file: Some("viot.bin".into()),
+            ..QemuAttachment::default()
         }
     }
 
@@ -364,6 +413,8 @@ mod tests {
             "q35,memory-backend=mem",
             "-m",
             "512M",
+            "-smp",
+            "1",
             "-acpitable",
             "file=viot.bin",
             "-chardev",
@@ -408,7 +459,7 @@ mod tests {
     #[test]
     fn a_guest_without_an_iommu_gets_no_table() {
         let attachment =
-            QemuAttachment { iommu: None, shares: vec![share("a", "00:06.0", false)], viot_file: None, ..both() };
+            QemuAttachment { iommu: None, shares: vec![share("a", "00:06.0", false)], topology_file: None, ..both() };
         let args = attachment.args().unwrap();
         assert!(args.pairs().all(|(option, _)| option != "-acpitable"));
         assert_eq!(attachment.viot(), None);
@@ -423,7 +474,7 @@ mod tests {
     fn commas_and_blanks_in_paths_survive_qemu_and_shell() {
         let mut attachment = both();
         attachment.shares[0].socket = "/run/a,b c.sock".into();
-        attachment.viot_file = Some("my,table".into());
+        attachment.topology_file = Some("my,table".into());
         let args = attachment.args().unwrap();
         assert!(args.to_vec().contains(&"socket,id=share0,path=/run/a,,b c.sock".to_owned()));
         let text = args.to_string();
@@ -439,12 +490,53 @@ mod tests {
 
     #[test]
     fn addresses_that_a_q35_root_bus_lacks_are_refused() {
-        assert_eq!(refused(|a| a.shares[0].at = bdf("01:06.0")), AttachError::OtherBus(bdf("01:06.0")));
-        assert_eq!(refused(|a| a.shares[0].at = bdf("00:00.0")), AttachError::OwnSlot(bdf("00:00.0")));
-        assert_eq!(refused(|a| a.shares[0].at = bdf("00:1f.0")), AttachError::OwnSlot(bdf("00:1f.0")));
+        assert_eq!(
+            refused(|a| a.shares[0].at = bdf("01:06.0")),
+            AttachError::NoPlace { at: bdf("01:06.0"), machine: QemuMachine::Q35 }
+        );
+        assert_eq!(
+            refused(|a| a.shares[0].at = bdf("00:00.0")),
+            AttachError::NoPlace { at: bdf("00:00.0"), machine: QemuMachine::Q35 }
+        );
+        assert_eq!(
+            refused(|a| a.shares[0].at = bdf("00:1f.0")),
+            AttachError::NoPlace { at: bdf("00:1f.0"), machine: QemuMachine::Q35 }
+        );
         assert_eq!(refused(|a| a.shares[0].at = bdf("00:06.1")), AttachError::NotFunctionZero(bdf("00:06.1")));
         assert_eq!(refused(|a| a.shares[0].at = bdf("00:05.0")), AttachError::SameAddress(bdf("00:05.0")));
-        assert!(AttachError::OtherBus(bdf("01:06.0")).to_string().contains("00:01.0 to 00:1e.0"));
+        assert!(
+            AttachError::NoPlace { at: bdf("01:06.0"), machine: QemuMachine::Q35 }
+                .to_string()
+                .contains("00:01.0 to 00:1e.0")
+        );
+    }
+
+    #[test]
+    fn machines_without_pci_have_virtio_mmio_devices() {
+        let line = |machine| QemuAttachment { machine, ..both() }.args().unwrap().to_vec().join(" ");
+        let microvm = line(QemuMachine::Microvm);
+        for part in [
+            "-M microvm,acpi=on,memory-backend=mem",
+            "-global virtio-mmio.force-legacy=false",
+            "-device loader,file=viot.bin,addr=0x10000000,force-raw=on",
+            "vhost-user-test-device,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,bus=virtio-mmio-bus.5",
+            "config_size=7,bus=virtio-mmio-bus.6,iommu_platform=on",
+        ] {
+            assert!(microvm.contains(part), "{part} is missing in {microvm}");
+        }
+        assert!(line(QemuMachine::VirtAarch64).contains("-dtb viot.bin -chardev"));
+        assert!(line(QemuMachine::VirtAarch64Pci).contains("vhost-user-test-device-pci,chardev=share0"));
+        let arguments = QemuAttachment { machine: QemuMachine::Microvm, ..both() }.kernel_arguments();
+        assert_eq!(arguments.as_deref(), Some("memmap=16K#0x10000000 acpi_rsdp=0x10000000"));
+        assert_eq!(both().kernel_arguments(), None);
+        assert_eq!(
+            refused(|a| (a.machine, a.shares[0].at) = (QemuMachine::Microvm, bdf("00:18.0"))),
+            AttachError::NoPlace { at: bdf("00:18.0"), machine: QemuMachine::Microvm }
+        );
+        assert_eq!(
+            refused(|a| (a.machine, a.shares[1].transport) = (QemuMachine::Microvm, TransportKind::VfioUser)),
+            AttachError::NoPci(QemuMachine::Microvm)
+        );
     }
 
     #[test]
@@ -459,7 +551,7 @@ mod tests {
     fn translation_needs_an_iommu_and_a_table() {
         let tag: MountTag = "share".parse().unwrap();
         assert_eq!(refused(|a| a.iommu = None), AttachError::NoIommu(tag.clone()));
-        assert_eq!(refused(|a| a.viot_file = None), AttachError::NoViot(tag.clone()));
+        assert_eq!(refused(|a| a.topology_file = None), AttachError::NoTopology(tag.clone()));
     }
 
     #[test]
@@ -472,24 +564,17 @@ mod tests {
             attachment.args().map(|_| ())
         };
         assert_eq!(with("512M", 512), Ok(()));
-        assert_eq!(with("1G", 512), Err(AttachError::Window { window: window("1G"), low_ram: window("512M") }));
+        assert_eq!(with("1G", 512), Err(AttachError::Window { window: window("1G"), ram_end: window("512M") }));
         assert_eq!(with("2G", 2048), Ok(()));
         assert_eq!(with("2G", 8192), Ok(()));
-        assert_eq!(with("4G", 8192), Err(AttachError::Window { window: window("4G"), low_ram: window("2G") }));
-    }
-
-    #[test]
-    fn low_ram_shrinks_where_the_machine_splits_its_memory() {
-        let mib = |mib: u64| ByteSize::from_bytes(mib << 20);
-        assert_eq!(q35_low_ram(mib(2815)), mib(2815));
-        assert_eq!(q35_low_ram(mib(2816)), mib(2048));
+        assert_eq!(with("4G", 8192), Err(AttachError::Window { window: window("4G"), ram_end: window("2G") }));
     }
 
     #[test]
     fn an_untranslated_guest_may_have_any_window() {
         let mut attachment = both();
         attachment.shares[0].iommu = false;
-        attachment.viot_file = None;
+        attachment.topology_file = None;
         attachment.iommu.as_mut().unwrap().window = "4G".parse().unwrap();
         assert!(attachment.args().is_ok());
     }
@@ -498,7 +583,7 @@ mod tests {
     fn values_without_a_command_line_are_refused() {
         assert_eq!(refused(|a| a.memory_mib = 0), AttachError::Memory(0));
         assert_eq!(refused(|a| a.memory_mib = 1 << 44), AttachError::Memory(1 << 44));
-        assert_eq!(refused(|a| a.viot_file = Some("".into())), AttachError::Path("".into()));
+        assert_eq!(refused(|a| a.topology_file = Some("".into())), AttachError::Path("".into()));
         assert_eq!(refused(|a| a.shares[0].socket = "a\0b".into()), AttachError::Path("a\0b".into()));
         let long = PathBuf::from("x".repeat(108));
         assert_eq!(refused(|a| a.shares[0].socket = long.clone()), AttachError::SocketPath(long.clone()));

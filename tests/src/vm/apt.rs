@@ -33,8 +33,9 @@ pub(super) struct PrivateApt {
 }
 
 impl PrivateApt {
-    /// Writes the configuration into `folder`, which must be empty.
-    pub(super) fn set_up(folder: &Path) -> Result<Self, BundleError> {
+    /// Writes the configuration into `folder`, which must be empty. Packages of `foreign` can be fetched besides those of
+    /// this machine's architecture.
+    pub(super) fn set_up(folder: &Path, foreign: Option<&str>) -> Result<Self, BundleError> {
         for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg")] {
             Command::new(program)
                 .arg("--version")
@@ -49,14 +50,15 @@ impl PrivateApt {
             fs::create_dir_all(&path).map_err(BundleError::io("create", &path))?;
         }
         apt.write("status", "")?;
-        apt.write("apt.conf", &configuration(folder)?)?;
+        apt.write("apt.conf", &configuration(folder, foreign)?)?;
         // Asked before our own sources exist, so that the answer is the machine's.
         let mirror = mirror()?;
         apt.write(
             "etc/bundle.sources",
             &format!(
                 "Types: deb\nURIs: {mirror}\nSuites: {RELEASE} {BACKPORTS}\nComponents: main\nTargets: Packages\n\
-                 Architectures: amd64\nSigned-By: {keyring}\n"
+                 Architectures: amd64 {}\nSigned-By: {keyring}\n",
+                foreign.unwrap_or_default()
             ),
         )?;
         Ok(apt)
@@ -91,20 +93,33 @@ impl PrivateApt {
         packages_in(&self.folder.join("cache/archives"))
     }
 
-    /// Downloads the kernel that the release's `linux-image-amd64` depends on, and that package alone.
-    pub(super) fn fetch_kernel(&self, progress: &dyn Progress) -> Result<Vec<PathBuf>, BundleError> {
+    /// Downloads the kernel that the release's `metapackage` depends on, and that package alone.
+    pub(super) fn fetch_kernel(&self, metapackage: &str, progress: &dyn Progress) -> Result<Vec<PathBuf>, BundleError> {
         let release = format!("APT::Default-Release={RELEASE}");
         let mut show = self.command("apt-cache");
-        show.args(["-o", &release, "show", "--no-all-versions", "linux-image-amd64"]);
+        show.args(["-o", &release, "show", "--no-all-versions", metapackage]);
         let output = show.output().map_err(BundleError::io("run", Path::new("apt-cache")))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let package = kernel_package(&text).ok_or_else(|| BundleError::Command {
-            what: "looking up the kernel that linux-image-amd64 depends on".to_owned(),
+            what: format!("looking up the kernel that {metapackage} depends on"),
             said: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
         })?;
-        let folder = self.folder.join("kernel");
+        let architecture = metapackage.split_once(':').map(|(_, architecture)| format!(":{architecture}"));
+        let package = format!("{package}{}", architecture.unwrap_or_default());
+        self.fetch_alone(&package, "kernel", "downloading the guest kernel", progress)
+    }
+
+    /// Downloads `package` and nothing that it depends on; `name` is a folder for it alone.
+    pub(super) fn fetch_alone(
+        &self,
+        package: &str,
+        name: &str,
+        text: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<PathBuf>, BundleError> {
+        let folder = self.folder.join(name);
         fs::create_dir_all(&folder).map_err(BundleError::io("create", &folder))?;
-        self.get("downloading the guest kernel", &["download", package], &folder, progress)?;
+        self.get(text, &["download", package], &folder, progress)?;
         packages_in(&folder)
     }
 
@@ -176,15 +191,16 @@ impl PrivateApt {
 }
 
 /// The configuration that keeps apt inside `folder` and away from the machine's hooks, pins and index targets.
-fn configuration(folder: &Path) -> Result<String, BundleError> {
+fn configuration(folder: &Path, foreign: Option<&str>) -> Result<String, BundleError> {
     let root = folder.to_str().filter(|root| !root.contains(['"', '\n', '\\'])).ok_or(BundleError::NoCacheFolder)?;
+    let foreign = foreign.map_or_else(String::new, |foreign| format!("\"{foreign}\"; "));
     // Backports have a low priority by Debian's own Release file, so `-t` alone brings packages in from there.
     Ok(format!(
         r#"#clear APT::Update;
 #clear DPkg;
 #clear APT::Architectures;
 APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architectures {{ "amd64"; {foreign}}};
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::PDiffs "false";
@@ -306,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_would_break_the_configuration_is_refused() {
-        assert!(configuration(Path::new("/tmp/a\"b")).is_err());
-        assert!(configuration(Path::new("/tmp/plain folder")).unwrap().contains("\"/tmp/plain folder/lists\""));
+        assert!(configuration(Path::new("/tmp/a\"b"), None).is_err());
+        assert!(configuration(Path::new("/tmp/plain folder"), Some("arm64")).unwrap().contains("\"/tmp/plain folder/lists\""));
     }
 }

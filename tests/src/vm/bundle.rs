@@ -13,6 +13,15 @@ use super::qemu::{QemuCommand, QemuVersion};
 /// Name of the bundle in the cache folder.
 const NAME: &str = "bundle";
 
+/// Name of the bundle whose guest is aarch64.
+const AARCH64_NAME: &str = "bundle-aarch64";
+
+/// What the emulator of the aarch64 bundle is unpacked from, with all dependencies.
+const AARCH64_PACKAGES: [&str; 1] = ["qemu-system-arm"];
+
+/// The aarch64 guest's static busybox, alone.
+const AARCH64_GUEST: &str = "busybox-static:arm64";
+
 /// The file that says a folder is a whole bundle, and of which format.
 const STAMP: &str = "format";
 
@@ -168,6 +177,22 @@ impl Bundle {
         Self::from_folder(&folder)
     }
 
+    /// The bundle with an aarch64 guest, about 100 MB of packages, as [`Bundle::obtain`] has it.
+    ///
+    /// # Errors
+    /// As [`Bundle::obtain`].
+    pub fn obtain_aarch64(progress: &dyn Progress) -> Result<Self, BundleError> {
+        let cache = cache::folder()?;
+        let folder = cache.join(AARCH64_NAME);
+        if !is_whole(&folder) {
+            let lock = CacheLock::acquire(&cache, progress)?;
+            if !is_whole(&folder) {
+                fetch_aarch64(&lock, progress)?;
+            }
+        }
+        Self::from_aarch64_folder(&folder)
+    }
+
     /// The QEMU of `PATH`, the machine's own busybox, and the given kernel with its modules folder.
     ///
     /// # Errors
@@ -184,6 +209,13 @@ impl Bundle {
             guest_root: PathBuf::from("/"),
             cache: None,
         })
+    }
+
+    fn from_aarch64_folder(folder: &Path) -> Result<Self, BundleError> {
+        let kernel = only_entry(&folder.join("kernel/boot"), "vmlinuz-", "a guest kernel")?;
+        let modules = only_entry(&folder.join("kernel/usr/lib/modules"), "", "the guest kernel's modules")?;
+        let qemu = QemuCommand::from_root_of(&folder.join("root"), "qemu-system-aarch64")?;
+        Ok(Self { qemu, kernel, modules, guest_root: folder.join("guest"), cache: Some(folder.to_owned()) })
     }
 
     fn from_folder(folder: &Path) -> Result<Self, BundleError> {
@@ -210,10 +242,10 @@ fn fetch(lock: &CacheLock, progress: &dyn Progress) -> Result<(), BundleError> {
         return Err(BundleError::Architecture { arch: std::env::consts::ARCH });
     }
     let packages = lock.begin()?;
-    let apt = PrivateApt::set_up(packages.path())?;
+    let apt = PrivateApt::set_up(packages.path(), None)?;
     apt.update(progress)?;
     let root = apt.fetch_closure(&PACKAGES, "downloading QEMU and the guest's programs", progress)?;
-    let kernel = apt.fetch_kernel(progress)?;
+    let kernel = apt.fetch_kernel("linux-image-amd64", progress)?;
 
     // A folder inside the first: `begin` would take the packages for what a killed process left behind.
     let bundle = cache::private_folder(packages.path())?;
@@ -224,6 +256,28 @@ fn fetch(lock: &CacheLock, progress: &dyn Progress) -> Result<(), BundleError> {
     let stamp = bundle.path().join(STAMP);
     fs::write(&stamp, FORMAT).map_err(BundleError::io("write", &stamp))?;
     lock.publish(bundle, NAME)?;
+    Ok(())
+}
+
+fn fetch_aarch64(lock: &CacheLock, progress: &dyn Progress) -> Result<(), BundleError> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(BundleError::Architecture { arch: std::env::consts::ARCH });
+    }
+    let packages = lock.begin()?;
+    let apt = PrivateApt::set_up(packages.path(), Some("arm64"))?;
+    apt.update(progress)?;
+    let root = apt.fetch_closure(&AARCH64_PACKAGES, "downloading QEMU for aarch64", progress)?;
+    let kernel = apt.fetch_kernel("linux-image-arm64:arm64", progress)?;
+    let guest = apt.fetch_alone(AARCH64_GUEST, "guest", "downloading the guest's programs", progress)?;
+
+    let bundle = cache::private_folder(packages.path())?;
+    apt.unpack(&root, &bundle.path().join("root"), "unpacking QEMU for aarch64", progress)?;
+    apt.unpack(&kernel, &bundle.path().join("kernel"), "unpacking the guest kernel", progress)?;
+    apt.unpack(&guest, &bundle.path().join("guest"), "unpacking the guest's programs", progress)?;
+    Bundle::from_aarch64_folder(bundle.path())?;
+    let stamp = bundle.path().join(STAMP);
+    fs::write(&stamp, FORMAT).map_err(BundleError::io("write", &stamp))?;
+    lock.publish(bundle, AARCH64_NAME)?;
     Ok(())
 }
 
@@ -246,7 +300,20 @@ fn only_entry(folder: &Path, prefix: &str, what: &'static str) -> Result<PathBuf
 /// Where it cannot be had although the variable `CI` is set: there a skipped test would pass for a passed one.
 #[must_use]
 pub fn bundle_for_tests() -> Option<Bundle> {
-    match Bundle::obtain(&PrintProgress) {
+    for_tests(Bundle::obtain(&PrintProgress))
+}
+
+/// The same with an aarch64 guest.
+///
+/// # Panics
+/// As [`bundle_for_tests`].
+#[must_use]
+pub fn aarch64_bundle_for_tests() -> Option<Bundle> {
+    for_tests(Bundle::obtain_aarch64(&PrintProgress))
+}
+
+fn for_tests(bundle: Result<Bundle, BundleError>) -> Option<Bundle> {
+    match bundle {
         Ok(bundle) => Some(bundle),
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "no virtual machine: {error}");

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use frontend_spec::attach::{AttachError, QemuAttachment};
+use frontend_spec::attach::{AttachError, QemuAttachment, QemuMachine};
 
 use super::bundle::Bundle;
 use super::failure::MachineError;
@@ -12,6 +12,7 @@ use super::initramfs::Initramfs;
 use super::machine::Machine;
 use super::program;
 use super::scenario::Scenario;
+use super::tsc;
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,7 +29,7 @@ pub enum Accel {
 pub(super) struct MachineFiles {
     pub(super) initramfs: PathBuf,
     pub(super) qmp: PathBuf,
-    pub(super) viot: Option<PathBuf>,
+    pub(super) topology: Option<PathBuf>,
 }
 
 /// Describes a [`Machine`].
@@ -45,7 +46,7 @@ pub struct MachineBuilder {
     pub(super) patience: Duration,
     accel: Accel,
     memory_mib: u32,
-    cpus: u32,
+    cpus: u8,
     reboot: bool,
     tags: Vec<String>,
     kernel_args: Vec<String>,
@@ -133,7 +134,7 @@ impl MachineBuilder {
     }
 
     /// Number of the guest's processors; 1 if not set.
-    pub fn cpus(mut self, cpus: u32) -> Self {
+    pub fn cpus(mut self, cpus: u8) -> Self {
         self.cpus = cpus;
         self
     }
@@ -195,10 +196,15 @@ impl MachineBuilder {
 
     /// The kernel's command line.
     pub(super) fn kernel_command_line(&self) -> String {
-        let mut args: Vec<String> =
-            ["console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off", "nokaslr", "tsc=reliable"]
-                .map(str::to_owned)
-                .into();
+        let machine = self.machine();
+        let mut args: Vec<String> = vec![format!("console={}", machine.console())];
+        args.extend(
+            ["quiet", "loglevel=1", "panic=-1", "mitigations=off", "nokaslr", "tsc=reliable"].map(str::to_owned),
+        );
+        if machine == QemuMachine::Microvm {
+            // There is no other clock, and a busy host spoils the calibration against the interval timer.
+            args.push(format!("tsc_early_khz={}", tsc::kilohertz()));
+        }
         if !self.tags.is_empty() {
             args.push(format!("calgary.tags={}", self.tags.join(",")));
         }
@@ -222,30 +228,43 @@ impl MachineBuilder {
                 Accel::Kvm => "kvm",
             },
         );
-        if self.accel == Accel::Kvm {
-            args.pair("-cpu", "host");
-        }
+        args.cpu(self.machine(), self.accel);
         args.flag("-nodefaults").flag("-no-user-config").pair("-display", "none");
         if !self.reboot {
             args.flag("-no-reboot");
         }
         let attachment = match &self.attachment {
-            Some(attachment) => QemuAttachment { viot_file: files.viot.clone(), ..attachment.clone() },
-            None => QemuAttachment {
-                iommu: None,
-                shares: Vec::new(),
-                memory_mib: u64::from(self.memory_mib),
-                viot_file: None,
-            },
+            Some(attachment) => QemuAttachment { topology_file: files.topology.clone(), ..attachment.clone() },
+            None => QemuAttachment { memory_mib: u64::from(self.memory_mib), ..QemuAttachment::default() },
         };
+        let attachment = QemuAttachment { cpus: self.cpus, ..attachment };
         args.0.extend(attachment.args()?.to_vec().into_iter().map(OsString::from));
-        args.pair("-smp", self.cpus.to_string());
         args.pair("-chardev", "stdio,id=console,signal=off").pair("-serial", "chardev:console");
         args.path("-qmp", "unix:", &files.qmp, ",server=on,wait=off");
         args.pair("-kernel", &self.bundle.kernel).pair("-initrd", &files.initramfs);
-        args.pair("-append", self.kernel_command_line());
+        let own = attachment.kernel_arguments().unwrap_or_default();
+        args.pair("-append", format!("{} {own}", self.kernel_command_line()).trim_end());
         args.0.extend(self.extra_args.iter().cloned());
         Ok(args.0)
+    }
+
+    pub(super) fn cpu_count(&self) -> u8 {
+        self.cpus
+    }
+
+    /// What QEMU emulates.
+    pub(super) fn machine(&self) -> QemuMachine {
+        self.attachment.as_ref().map(|attachment| attachment.machine).unwrap_or_default()
+    }
+
+    /// Arguments that make QEMU write the device tree of this machine to `file` and exit.
+    pub(super) fn dump_tree_args(&self, file: &Path) -> Vec<OsString> {
+        let mut args = Arguments::default();
+        args.pair("-accel", "tcg").flag("-nodefaults").pair("-display", "none").cpu(self.machine(), self.accel);
+        let memory = self.attachment.as_ref().map_or(u64::from(self.memory_mib), |attachment| attachment.memory_mib);
+        args.pair("-m", format!("{memory}M")).pair("-smp", self.cpus.to_string());
+        args.path("-M", &format!("{},dumpdtb=", self.machine().option()), file, "");
+        args.0
     }
 
     /// What QEMU or the guest's scripts would misunderstand.
@@ -277,6 +296,15 @@ impl Arguments {
     fn pair(&mut self, flag: &str, value: impl AsRef<OsStr>) -> &mut Self {
         self.0.extend([OsStr::new(flag), value.as_ref()].map(OsStr::to_owned));
         self
+    }
+
+    fn cpu(&mut self, machine: QemuMachine, accel: Accel) -> &mut Self {
+        match (accel, machine.is_aarch64()) {
+            (Accel::Kvm, _) => self.pair("-cpu", "host"),
+            // The plainest one is the quickest to emulate.
+            (Accel::Tcg, true) => self.pair("-cpu", "cortex-a53"),
+            (Accel::Tcg, false) => self,
+        }
     }
 
     /// Options around a path, in which QEMU wants every comma doubled.
@@ -326,12 +354,12 @@ mod tests {
             at: "00:05.0".parse().unwrap(),
             window: "256M".parse().unwrap(),
         };
-        QemuAttachment { iommu: Some(iommu), shares: vec![share], memory_mib: 512, viot_file: None }
+        QemuAttachment { iommu: Some(iommu), shares: vec![share], memory_mib: 512, ..QemuAttachment::default() }
     }
 
     fn line(builder: &MachineBuilder) -> String {
         let files =
-            MachineFiles { initramfs: "/t/initramfs".into(), qmp: "/t/q,mp".into(), viot: Some("/t/viot".into()) };
+            MachineFiles { initramfs: "/t/initramfs".into(), qmp: "/t/q,mp".into(), topology: Some("/t/viot".into()) };
         let args: Vec<_> =
             builder.command_line(&files).unwrap().into_iter().map(|arg| arg.into_string().unwrap()).collect();
         args.join("\n")
@@ -354,6 +382,8 @@ memory-backend-memfd,id=mem,size=512M,share=on
 q35,memory-backend=mem
 -m
 512M
+-smp
+1
 -acpitable
 file=/t/viot
 -chardev
@@ -364,8 +394,6 @@ vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,con
 socket,id=share0,path=/run/9p,,1.sock
 -device
 vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=0c.0,iommu_platform=on
--smp
-1
 -chardev
 stdio,id=console,signal=off
 -serial

@@ -14,7 +14,7 @@ use super::scenario::Scenario;
 
 /// The modules that are loaded by default, in this order: a 9P driver that binds before the IOMMU's would do its DMA
 /// untranslated.
-pub const DEFAULT_MODULES: [&str; 4] = ["virtio-iommu", "virtio_pci", "9pnet_virtio", "9p"];
+pub const DEFAULT_MODULES: [&str; 5] = ["virtio-iommu", "virtio_pci", "virtio_mmio", "9pnet_virtio", "9p"];
 
 const INIT: &str = include_str!("../../guest/init");
 const LIBRARY: &str = include_str!("../../guest/lib.sh");

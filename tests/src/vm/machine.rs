@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use frontend_spec::attach::QemuAttachment;
+use frontend_spec::attach::{QemuAttachment, QemuMachine};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,14 +61,21 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("calgary-vm-").tempdir();
         let folder = folder.map_err(io_error("create the machine's folder"))?;
         let path = |name: &str| folder.path().join(name);
-        let mut files = MachineFiles { initramfs: path("initramfs"), qmp: path("qmp.sock"), viot: None };
+        let mut files = MachineFiles { initramfs: path("initramfs"), qmp: path("qmp.sock"), topology: None };
         builder.initramfs()?.write(&files.initramfs).map_err(io_error("write the initramfs"))?;
         let configuration = |cause: &dyn std::fmt::Display| MachineError::Configuration(cause.to_string());
-        if let Some(viot) = builder.attachment.as_ref().and_then(QemuAttachment::viot) {
-            let path = path("viot");
-            let table = viot.encode().map_err(|cause| configuration(&cause))?;
-            fs::write(&path, table).map_err(io_error("write the VIOT"))?;
-            files.viot = Some(path);
+        if let Some(attachment) = &builder.attachment {
+            let tree = path("tree");
+            if builder.machine().is_aarch64() {
+                let dumped = builder.bundle.qemu.command().args(builder.dump_tree_args(&tree)).output();
+                dumped.map_err(io_error("have QEMU write its device tree"))?;
+            }
+            let content = topology(attachment, builder.cpu_count(), &tree).map_err(|cause| configuration(&cause))?;
+            if let Some(content) = content {
+                let path = path("topology");
+                fs::write(&path, content).map_err(io_error("write the topology"))?;
+                files.topology = Some(path);
+            }
         }
 
         let stderr = File::create(path("stderr")).map_err(io_error("create QEMU's error log"))?;
@@ -343,6 +350,22 @@ impl Machine {
     pub fn kill(&self) {
         self.process.kill();
     }
+}
+
+/// What tells the guest of `attachment` which devices are behind its IOMMU; `tree` is the machine's own device tree, if it
+/// has one.
+fn topology(attachment: &QemuAttachment, cpus: u8, tree: &Path) -> Result<Option<Vec<u8>>, String> {
+    let attachment = QemuAttachment { cpus, ..attachment.clone() };
+    let Some(topology) = attachment.topology() else { return Ok(None) };
+    let content = match (attachment.machine, attachment.microvm_tables(), attachment.viot()) {
+        (QemuMachine::Microvm, Some(tables), _) => tables.encode().map_err(|cause| cause.to_string()),
+        (QemuMachine::Q35, _, Some(viot)) => viot.encode().map_err(|cause| cause.to_string()),
+        _ => {
+            let tree = fs::read(tree).map_err(|cause| format!("QEMU wrote no device tree: {cause}"))?;
+            topology.edit(&tree).map_err(|cause| cause.to_string())
+        }
+    };
+    content.map(Some)
 }
 
 /// Connects to the socket that QEMU is about to make.

@@ -40,8 +40,9 @@ mod progress;
 mod qemu;
 mod qmp;
 mod scenario;
+mod tsc;
 
-pub use bundle::{Bundle, BundleError, bundle_for_tests};
+pub use bundle::{Bundle, BundleError, aarch64_bundle_for_tests, bundle_for_tests};
 pub use config::{Accel, MachineBuilder};
 pub use cpio::Cpio;
 pub use failure::{Evidence, MachineError, Output};

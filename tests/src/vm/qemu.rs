@@ -35,7 +35,7 @@ impl fmt::Display for QemuVersion {
     }
 }
 
-/// How to start `qemu-system-x86_64`.
+/// How to start QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuCommand {
     /// The program to execute.
@@ -60,11 +60,16 @@ impl QemuCommand {
 
     /// The QEMU of Debian packages that were unpacked into `root`, run with the C library of that same root.
     pub(super) fn from_root(root: &Path) -> Result<Self, BundleError> {
+        Self::from_root_of(root, "qemu-system-x86_64")
+    }
+
+    /// The same with another of its programs.
+    pub(super) fn from_root_of(root: &Path, program: &str) -> Result<Self, BundleError> {
         let libraries = root.join("usr/lib/x86_64-linux-gnu");
         let args = [
             OsString::from("--library-path"),
             libraries.clone().into(),
-            root.join("usr/bin/qemu-system-x86_64").into(),
+            root.join("usr/bin").join(program).into(),
             "-L".into(),
             root.join("usr/share/qemu").into(),
             "-L".into(),

@@ -83,6 +83,7 @@ impl Rig {
             at: "00:05.0".parse().unwrap(),
             window,
             boot_bypass: false,
+            reserved: Vec::new(),
         };
         let shares = (6..).zip(shares).map(|(slot, &(tag, transport, iommu))| {
             let share = ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).over(transport);

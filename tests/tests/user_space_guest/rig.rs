@@ -55,6 +55,7 @@ impl Rig {
             at: "00:05.0".parse().unwrap(),
             window,
             boot_bypass,
+            reserved: Vec::new(),
         };
         let config = ServeConfig {
             iommu: Some(iommu),

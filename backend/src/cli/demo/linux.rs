@@ -9,7 +9,7 @@ use super::progress::Steps;
 use super::report::{Moved, Report};
 use crate::attachment;
 
-use super::{Args, DIRECT, MEMORY_MIB, Stage, TRANSLATED, finish};
+use super::{Args, DIRECT, Layout, Stage, TRANSLATED, finish};
 
 /// A deferred UNMAP of Linux comes within 10 ms of guest time; emulation on a busy machine is slow.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -18,12 +18,14 @@ const SETTLE: Duration = Duration::from_secs(20);
 pub(super) fn run(stage: &Stage, args: &Args, steps: &Steps) -> Result<Report, String> {
     let bundle = match (&args.kernel, &args.modules) {
         (Some(kernel), Some(modules)) => Bundle::from_system(kernel, modules),
+        _ if args.machine.is_aarch64() => Bundle::obtain_aarch64(steps),
         _ => Bundle::obtain(steps),
     }
     .map_err(|cause| cause.to_string())?;
     let accel = if args.kvm { Accel::Kvm } else { Accel::Tcg };
     steps.say("booting Linux");
-    let attachment = attachment::qemu(&stage.config, MEMORY_MIB).map_err(|cause| cause.to_string())?;
+    let attachment = attachment::qemu_machine(&stage.config, args.machine, Layout::of(args.machine).memory_mib)
+        .map_err(|cause| cause.to_string())?;
     let machine = Machine::builder(&bundle)
         .attachment(attachment)
         .accel(accel)

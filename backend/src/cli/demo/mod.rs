@@ -8,6 +8,7 @@ mod user_space;
 
 use std::path::PathBuf;
 
+use frontend_spec::attach::QemuMachine;
 use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
 
@@ -15,7 +16,7 @@ use self::folder::DemoFolder;
 use self::progress::Steps;
 use self::report::Report;
 use super::Failure;
-use crate::config::{IommuConfig, ServeConfig, ShareConfig};
+use crate::config::{AddressRange, IommuConfig, ServeConfig, ShareConfig};
 use crate::daemon::{Daemon, Signals};
 use crate::device::PollPolicy;
 use crate::transport::TransportKind;
@@ -44,6 +45,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "PROTOCOL", default_value_t)]
     transport: TransportKind,
 
+    /// What QEMU emulates: q35, microvm (virtio-mmio devices, no PCI), virt-aarch64 (the same with a device tree) or
+    /// virt-aarch64-pci. The last two fetch another QEMU and kernel.
+    #[arg(long, value_name = "MACHINE", default_value_t, conflicts_with = "no_vm")]
+    machine: QemuMachine,
+
     /// Guest kernel image, to be booted with the QEMU (10.2 or later) in PATH instead of fetched packages; needs
     /// --modules.
     #[arg(long, value_name = "FILE", requires = "modules", conflicts_with = "no_vm")]
@@ -62,10 +68,30 @@ pub(super) struct Args {
 const TRANSLATED: &str = "translated";
 /// Tag of the share outside it.
 const DIRECT: &str = "direct";
-/// IOVA window; it lies inside the guest's RAM.
-const WINDOW: TableSize = TableSize::MiB256;
-/// Guest RAM in MiB.
-const MEMORY_MIB: u64 = 512;
+
+/// What the daemon and the guest must agree on so that every IOVA is an address of the guest's RAM.
+struct Layout {
+    /// IOVA space of each domain.
+    window: TableSize,
+    /// Where there is no RAM.
+    reserved: Vec<AddressRange>,
+    /// Guest RAM in MiB.
+    memory_mib: u64,
+}
+
+impl Layout {
+    fn of(machine: QemuMachine) -> Self {
+        match machine.ram_start() {
+            0 => Self { window: TableSize::MiB256, reserved: Vec::new(), memory_mib: 512 },
+            // RAM up to the end of the largest window; what the guest does not touch costs nothing.
+            start => Self {
+                window: TableSize::GiB4,
+                reserved: vec![AddressRange { first: 0, last: start - 1 }],
+                memory_mib: ((4 << 30) - start) >> 20,
+            },
+        }
+    }
+}
 
 /// What both guests need: a folder, and a daemon that serves it twice.
 struct Stage {
@@ -76,7 +102,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(size_mib: u32, transport: TransportKind, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
+    fn set(args: &Args, iommu_at: Bdf, slots: [Bdf; 2]) -> Result<Self, Failure> {
+        let (size_mib, transport) = (args.size, args.transport);
+        let Layout { window, reserved, .. } = Layout::of(args.machine);
         let folder = DemoFolder::new(size_mib).map_err(|cause| Failure::Runtime(format!("cannot set up: {cause}")))?;
         let share = |tag: &str, at: Bdf, iommu: bool| {
             let name = tag.parse().map_err(|cause| Failure::Runtime(format!("tag {tag}: {cause}")))?;
@@ -84,7 +112,7 @@ impl Stage {
             Ok::<_, Failure>(share.at(at, iommu))
         };
         let socket = folder.socket("iommu");
-        let iommu = IommuConfig { socket, transport, at: iommu_at, window: WINDOW, boot_bypass: false };
+        let iommu = IommuConfig { socket, transport, at: iommu_at, window, boot_bypass: false, reserved };
         let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];
         let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).map_err(|cause| Failure::Runtime(cause.to_string()))?;
@@ -96,7 +124,7 @@ impl Stage {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let steps = Steps::new();
     let slot = |device| Bdf::new(0, device, 0).map_err(|cause| Failure::Runtime(cause.to_string()));
-    let stage = Stage::set(args.size, args.transport, slot(5)?, [slot(6)?, slot(7)?])?;
+    let stage = Stage::set(args, slot(5)?, [slot(6)?, slot(7)?])?;
     let outcome = if args.no_vm { user_space::run(&stage, &steps) } else { linux::run(&stage, args, &steps) };
     steps.finish();
     let report = outcome.map_err(Failure::Runtime)?;

@@ -54,7 +54,16 @@ impl Iommu {
     /// # Errors
     /// The kernel refuses memory or descriptors.
     pub fn new(size: TableSize, bypass: bool) -> std::io::Result<Self> {
-        Self::with_quiesce_limit(size, bypass, QUIESCE_LIMIT)
+        Self::with_reserved(size, bypass, &[])
+    }
+
+    /// The same, with more regions that no MAP may touch, by their first and last addresses. They overlap neither each other
+    /// nor a part of a region that every IOMMU has.
+    ///
+    /// # Errors
+    /// As [`Iommu::new`].
+    pub fn with_reserved(size: TableSize, bypass: bool, holes: &[(u64, u64)]) -> std::io::Result<Self> {
+        Self::build(size, bypass, holes, QUIESCE_LIMIT)
     }
 
     /// The same, with another bound on the wait for DMA in flight.
@@ -62,8 +71,14 @@ impl Iommu {
     /// # Errors
     /// As [`Iommu::new`].
     pub fn with_quiesce_limit(size: TableSize, bypass: bool, quiesce_limit: Duration) -> std::io::Result<Self> {
+        Self::build(size, bypass, &[], quiesce_limit)
+    }
+
+    fn build(size: TableSize, bypass: bool, holes: &[(u64, u64)], quiesce_limit: Duration) -> std::io::Result<Self> {
         let mut calgary = Calgary::new(size, Limits::default()).map_err(std::io::Error::other)?;
-        let reserved = vec![LEGACY_HOLE, MSI_WINDOW];
+        let mut reserved = vec![LEGACY_HOLE, MSI_WINDOW];
+        reserved.retain(|own| !holes.iter().any(|&(first, last)| first <= own.first && own.last <= last));
+        reserved.extend(holes.iter().map(|&(first, last)| Reserved { first, last, kind: ReservedKind::Hole }));
         for region in &reserved {
             calgary.reserve(Iova(region.first), Iova(region.last));
         }
