@@ -191,6 +191,38 @@ fn viot_writes_the_table_and_attach_the_line_that_uses_it() {
 }
 
 #[test]
+fn other_vmms_get_what_they_can_have_and_a_reason_for_the_rest() {
+    let share = |rest: &str| format!("tag=home,path=/,socket=/run/s.sock{rest}");
+    let (plain, vfio) = (share(""), share(",transport=vfio-user"));
+    let said = |args: &[&str]| {
+        let output = calgaryd(&[&["attach"], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let line = said(&["crosvm", "--share", &plain, "--kernel", "/boot/my kernel"]);
+    assert!(line.starts_with("crosvm run") && line.trim_end().ends_with("'/boot/my kernel'"), "{line}");
+    assert!(line.contains("type=9p,socket=/run/s.sock,max-queue-size=128"), "{line}");
+    let line = said(&["cloud-hypervisor", "--share", &vfio]);
+    assert!(line.contains("shared=on") && line.contains("--user-device socket=/run/s.sock"), "{line}");
+    let domain = said(&["libvirt", "--share", &plain]);
+    assert!(domain.starts_with("<domain") && domain.contains("path=/run/s.sock"), "{domain}");
+
+    let behind = share(",endpoint=00:06.0");
+    for (args, hint) in [
+        (["crosvm", "--share", &vfio], "transport=vhost-user"),
+        (["cloud-hypervisor", "--share", &plain], "transport=vfio-user"),
+    ] {
+        let text = complaint(&[&["attach"], &args[..]].concat());
+        assert!(text.contains(hint), "{text}");
+    }
+    for vmm in ["crosvm", "cloud-hypervisor"] {
+        let text = complaint(&["attach", vmm, "--iommu", "/run/i.sock", "--share", &behind]);
+        assert!(text.contains("iommu=off"), "{text}");
+    }
+    assert!(complaint(&["attach", "qemu", "--share", "tag=a,path=/,socket=fd:3"]).contains("path"));
+}
+
+#[test]
 fn tce_explains_images_and_entries() {
     let folder = tempfile::tempdir().unwrap();
     let mut image = vec![0; 64 << 10];

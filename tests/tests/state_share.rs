@@ -35,6 +35,7 @@ impl Rig {
             at: "00:05.0".parse().unwrap(),
             window: TableSize::MiB64,
             boot_bypass: false,
+            reserved: Vec::new(),
         };
         let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();

@@ -19,6 +19,36 @@ pub(super) struct Args {
 enum Vmm {
     /// QEMU 10.2 or later.
     Qemu(QemuArgs),
+    /// crosvm; shares outside the IOMMU.
+    Crosvm(VmmArgs),
+    /// cloud-hypervisor; shares over vfio-user, outside the IOMMU.
+    CloudHypervisor(VmmArgs),
+    /// A libvirt domain with QEMU 10.2 or later.
+    Libvirt(VmmArgs),
+}
+
+/// Print what attaches the devices; SPEC.md section 15 says what works with which VMM.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+struct VmmArgs {
+    #[command(flatten)]
+    devices: DeviceArgs,
+
+    /// Guest RAM in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    memory: u64,
+
+    /// Processors of the guest.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    cpus: u8,
+
+    /// Absolute path of the file that `calgaryd viot` wrote; needed by libvirt behind the IOMMU.
+    #[arg(long, value_name = "FILE", default_value = "/etc/calgaryd/viot.bin")]
+    topology: PathBuf,
+
+    /// Guest kernel.
+    #[arg(long, value_name = "FILE", default_value = "vmlinux")]
+    kernel: PathBuf,
 }
 
 /// Print the commands that write the topology and start QEMU with the devices; paste them into a shell.
@@ -65,21 +95,60 @@ impl Args {
     pub(super) fn vmm(&self) -> &'static str {
         match &self.vmm {
             Vmm::Qemu(_) => "qemu",
+            Vmm::Crosvm(_) => "crosvm",
+            Vmm::CloudHypervisor(_) => "cloud-hypervisor",
+            Vmm::Libvirt(_) => "libvirt",
         }
     }
 
     /// The file that says more.
     pub(super) fn config_file(&self) -> Option<&Path> {
-        let Vmm::Qemu(qemu) = &self.vmm;
-        qemu.devices.config.as_deref()
+        let devices = match &self.vmm {
+            Vmm::Qemu(qemu) => &qemu.devices,
+            Vmm::Crosvm(vmm) | Vmm::CloudHypervisor(vmm) | Vmm::Libvirt(vmm) => &vmm.devices,
+        };
+        devices.config.as_deref()
     }
 }
 
 /// Prints the commands.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let Vmm::Qemu(qemu) = &args.vmm;
-    println!("{}", commands(qemu).map_err(Failure::Usage)?);
+    let text = match &args.vmm {
+        Vmm::Qemu(qemu) => commands(qemu),
+        Vmm::Crosvm(vmm) => crosvm(vmm),
+        Vmm::CloudHypervisor(vmm) => cloud_hypervisor(vmm),
+        Vmm::Libvirt(vmm) => libvirt(vmm),
+    };
+    println!("{}", text.map_err(Failure::Usage)?);
     Ok(())
+}
+
+/// What the devices of `vmm` look like on a q35 machine, which those of other VMMs resemble.
+fn attachment_of(vmm: &VmmArgs) -> Result<QemuAttachment, String> {
+    let config = vmm.devices.config();
+    config.validate().map_err(|cause| cause.to_string())?;
+    let mut attachment = attachment::qemu(&config, vmm.memory).map_err(|cause| cause.to_string())?;
+    attachment.cpus = vmm.cpus;
+    let behind = attachment.topology().is_some_and(|topology| !topology.endpoints.is_empty());
+    attachment.topology_file = behind.then(|| vmm.topology.clone());
+    Ok(attachment)
+}
+
+fn crosvm(vmm: &VmmArgs) -> Result<String, String> {
+    let args = attachment_of(vmm)?.crosvm_args().map_err(|cause| cause.to_string())?;
+    Ok(format!("crosvm run \\\n{args} \\\n{}", shell_word(&plain(&vmm.kernel)?)))
+}
+
+fn cloud_hypervisor(vmm: &VmmArgs) -> Result<String, String> {
+    let mut args = attachment_of(vmm)?.cloud_hypervisor_args().map_err(|cause| cause.to_string())?;
+    args.push("--kernel", plain(&vmm.kernel)?);
+    args.push("--cmdline", "console=hvc0".to_owned());
+    Ok(format!("cloud-hypervisor \\\n{args}"))
+}
+
+fn libvirt(vmm: &VmmArgs) -> Result<String, String> {
+    let kernel = plain(&vmm.kernel)?;
+    attachment_of(vmm)?.libvirt_domain(Some(&kernel)).map_err(|cause| cause.to_string())
 }
 
 fn commands(qemu: &QemuArgs) -> Result<String, String> {

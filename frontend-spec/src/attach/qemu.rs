@@ -442,8 +442,8 @@ mod tests {
         attachment.iommu.as_mut().unwrap().window = "4G".parse().unwrap();
         let args = attachment.args().unwrap().to_vec();
         let device = r#"{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/run/a,\"b\".sock"},"addr":"06.0"}"#;
-        assert_eq!(args[12..14], ["-device", device]);
-        assert!(args[11].contains("chardev=viommu"), "{args:?}");
+        assert_eq!(args[14..16], ["-device", device]);
+        assert!(args[13].contains("chardev=viommu"), "{args:?}");
     }
 
     #[test]

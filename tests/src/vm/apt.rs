@@ -323,6 +323,10 @@ mod tests {
     #[test]
     fn a_folder_that_would_break_the_configuration_is_refused() {
         assert!(configuration(Path::new("/tmp/a\"b"), None).is_err());
-        assert!(configuration(Path::new("/tmp/plain folder"), Some("arm64")).unwrap().contains("\"/tmp/plain folder/lists\""));
+        assert!(
+            configuration(Path::new("/tmp/plain folder"), Some("arm64"))
+                .unwrap()
+                .contains("\"/tmp/plain folder/lists\"")
+        );
     }
 }
