@@ -57,12 +57,11 @@ fn programs(folder: &Path, bundle: &Bundle) {
     symlink(PROGRAM, folder.join("calgaryd")).unwrap();
     let qemu = &bundle.qemu;
     let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap().replace('\'', r"'\''"));
-    let variables = qemu.env.iter().map(|(name, value)| format!("{}={} ", name.to_str().unwrap(), quoted(value)));
+    let variables: String =
+        qemu.env.iter().map(|(name, value)| format!("export {}={}\n", name.to_str().unwrap(), quoted(value))).collect();
     let words = std::iter::once(qemu.program.as_os_str()).chain(qemu.leading_args.iter().map(AsRef::as_ref));
     let words: Vec<String> = words.map(quoted).collect();
-    let script = format!("#!/bin/sh\n{}exec {} \"$@\"\n", variables.collect::<String>(), words.join(" "))
-        .replace("QEMU_MODULE_DIR=", "export QEMU_MODULE_DIR=")
-        .replace("' exec", "'\nexec");
+    let script = format!("#!/bin/sh\n{variables}exec {} \"$@\"\n", words.join(" "));
     let path = folder.join("qemu-system-x86_64");
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::QemuArgs;
 use super::qemu::{AttachError, IOMMU_QUEUE_SIZE, NINEP_QUEUE_SIZE, QemuAttachment};
-use crate::{TransportKind, ninep::MountTag};
+use crate::{TransportKind, ninep::MountTag, pci::Bdf};
 
 /// Why a VMM cannot have the devices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +51,7 @@ impl QemuAttachment {
         let mut args = QemuArgs::default();
         args.push("--mem", format!("size={}", self.memory_mib));
         args.push("--cpus", format!("num-cores={}", self.cpus.max(1)));
-        let mut device = |kind: &str, name: &str, socket: &Path, transport, size: u16, at| {
+        let mut device = |kind: &str, name: &str, socket: &Path, transport: TransportKind, size: u16, at: Bdf| {
             if transport != TransportKind::VhostUser {
                 return Err(OtherError::CrosvmVfioUser(name.to_owned()));
             }
