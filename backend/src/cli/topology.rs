@@ -14,11 +14,11 @@ use super::Failure;
 #[derive(Debug, clap::Args)]
 struct Places {
     /// Place of the virtio-iommu device.
-    #[arg(long, value_name = "PLACE", default_value = "00:05.0")]
+    #[arg(long, value_name = "BB:DD.F[@ADDRESS]", default_value = "00:05.0")]
     iommu_at: Place,
 
     /// Place of a device behind it. May repeat.
-    #[arg(long = "endpoint", value_name = "PLACE", required = true)]
+    #[arg(long = "endpoint", value_name = "BB:DD.F[@ADDRESS]", required = true)]
     endpoints: Vec<Place>,
 }
 
