@@ -53,7 +53,7 @@ struct VmmArgs {
 
 /// Print the commands that write the topology and start QEMU with the devices; paste them into a shell.
 ///
-/// QEMU runs with KVM where it can and emulates otherwise, and its serial port is the terminal.
+/// QEMU's serial port is the terminal.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 struct QemuArgs {
@@ -64,6 +64,10 @@ struct QemuArgs {
     /// virt-aarch64-pci.
     #[arg(long, value_name = "MACHINE", default_value_t)]
     machine: QemuMachine,
+
+    /// What executes the guest's instructions: kvm, tcg (emulation), or auto, which is KVM where /dev/kvm can be opened.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
 
     /// Guest RAM in MiB; with vhost-user the window must fit below its end.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
@@ -88,6 +92,24 @@ struct QemuArgs {
     /// More for that kernel's command line.
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     append: Option<String>,
+}
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Accel {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+impl Accel {
+    const fn options(self) -> &'static str {
+        match self {
+            Self::Auto => "-accel kvm -accel tcg",
+            Self::Kvm => "-accel kvm",
+            Self::Tcg => "-accel tcg",
+        }
+    }
 }
 
 impl Args {
@@ -160,7 +182,7 @@ fn commands(qemu: &QemuArgs) -> Result<String, String> {
     let behind = attachment.topology().is_some_and(|topology| !topology.endpoints.is_empty());
     attachment.topology_file = behind.then(|| qemu.topology.clone());
     let mut options = attachment.args().map_err(|cause| cause.to_string())?;
-    let mut lines = topology_commands(&attachment)?;
+    let mut lines = topology_commands(&attachment, qemu.accel)?;
     let arguments = attachment.kernel_arguments();
     match &qemu.kernel {
         Some(kernel) => {
@@ -178,15 +200,13 @@ fn commands(qemu: &QemuArgs) -> Result<String, String> {
             }
         }
     }
-    let program = qemu.machine.program();
-    lines.push(format!(
-        "{program} -nodefaults -display none -serial stdio -accel kvm -accel tcg -cpu max \\\n{options}"
-    ));
+    let (program, accel) = (qemu.machine.program(), qemu.accel.options());
+    lines.push(format!("{program} -nodefaults -display none -serial stdio {accel} -cpu max \\\n{options}"));
     Ok(lines.join("\n"))
 }
 
 /// What must be run before QEMU.
-fn topology_commands(attachment: &QemuAttachment) -> Result<Vec<String>, String> {
+fn topology_commands(attachment: &QemuAttachment, accel: Accel) -> Result<Vec<String>, String> {
     let (Some(topology), Some(file)) = (attachment.topology(), &attachment.topology_file) else {
         return Ok(Vec::new());
     };
@@ -208,8 +228,9 @@ fn topology_commands(attachment: &QemuAttachment) -> Result<Vec<String>, String>
             let dump = format!("{},dumpdtb={}", machine.option(), base.replace(',', ",,"));
             vec![
                 format!(
-                    "{} -nodefaults -display none -accel kvm -accel tcg -cpu max -m {}M -smp {} -M {} &&",
+                    "{} -nodefaults -display none {} -cpu max -m {}M -smp {} -M {} &&",
                     machine.program(),
+                    accel.options(),
                     attachment.memory_mib,
                     attachment.cpus,
                     shell_word(&dump)
