@@ -9,6 +9,7 @@ mod drivers_come_and_go;
 mod misconfigured_vmm;
 mod modes_of_the_iommu;
 mod pause_and_reboot;
+mod posix_cases_as_on_tmpfs;
 mod posix_through_both_shares;
 mod soak;
 mod vfio_user;
