@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::failure::Failure;
 use crate::files::{FilesPlan, Roster};
 use crate::iommu::IommuPlan;
+use crate::linux_guest::GUEST_COMMAND;
 use crate::measure::Cores;
 use crate::peers::{DAEMON_COMMAND, Programs};
 use crate::progress::Steps;
@@ -69,6 +70,11 @@ struct SafetyOptions {
     /// then the argument; may repeat.
     #[arg(long = "variant", value_name = "NAME=ARG", value_parser = parse_variant)]
     variants: Vec<(String, String)>,
+
+    /// Measure with a Linux guest under emulation instead of the user-space guest, driving the IOMMU in this way; may repeat.
+    /// Its files belong to root there, so QEMU's server needs this run as root.
+    #[arg(long = "linux-guest", value_name = "MODE", value_enum)]
+    linux_guest: Vec<crate::linux_guest::Mode>,
 }
 
 fn parse_variant(text: &str) -> Result<(String, String), String> {
@@ -106,6 +112,11 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // The daemon under test is this program, so that measuring needs no other one built.
     if args.get(1).is_some_and(|command| command == DAEMON_COMMAND) {
         return calgaryd::cli::main(args.into_iter().skip(1));
+    }
+    // So is the load in a Linux guest.
+    if args.get(1).is_some_and(|command| command == GUEST_COMMAND) {
+        let rest: Vec<String> = args.iter().skip(2).map(|arg| arg.to_string_lossy().into_owned()).collect();
+        return crate::linux_guest::guest_main(&rest);
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -151,6 +162,18 @@ fn compare(options: &CompareOptions) -> Result<(), Failure> {
 fn price_of_safety(options: &SafetyOptions) -> Result<(), Failure> {
     let common = &options.common;
     let stage = Stage::set(common)?;
+    if !options.linux_guest.is_empty() {
+        let rounds = usize::from(common.rounds);
+        let scene = stage.scene(common);
+        let points = crate::linux_guest::run(&scene, &options.linux_guest, rounds, &options.variants)?;
+        stage.steps.finish();
+        return if common.json {
+            print_json(&points)
+        } else {
+            print!("{}", crate::linux_guest::text(&points));
+            Ok(())
+        };
+    }
     let plan = FilesPlan::safety(common.quick, usize::from(common.rounds));
     let report = crate::files::run(&stage.scene(common), &plan, &Roster::safety(&options.variants))?;
     stage.steps.finish();

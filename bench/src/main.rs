@@ -6,6 +6,7 @@
 //!    ├── peers     the servers, as processes
 //!    ├── iommu     MAP and UNMAP
 //!    ├── files     file operations
+//!    ├── linux_guest  a Linux guest as the client
 //!    └── report    tables, JSON, HTML
 //! ```
 
@@ -13,6 +14,7 @@ mod cli;
 mod failure;
 mod files;
 mod iommu;
+mod linux_guest;
 mod measure;
 mod peers;
 mod progress;

@@ -18,6 +18,11 @@ impl Programs {
         Ok(Self { bundle: Bundle::obtain(progress)? })
     }
 
+    /// What guests are made of.
+    pub(crate) fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
     /// A command that runs QEMU.
     pub(crate) fn qemu(&self) -> Command {
         self.bundle.qemu.command()

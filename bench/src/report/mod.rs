@@ -12,7 +12,7 @@ pub(crate) use environment::Environment;
 pub(crate) use html::write_page;
 pub(crate) use ratios::ratio_table;
 pub(crate) use safety::safety_text;
-pub(crate) use table::{files_table, iommu_table};
+pub(crate) use table::{Table, files_table, iommu_table, ratio, time};
 
 use serde::Serialize;
 

@@ -9,20 +9,20 @@ use crate::peers::{Daemon, Qemu};
 
 /// Columns of text, the first aligned left, the others right.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(head: &[&str]) -> Self {
+    pub(crate) fn new(head: &[&str]) -> Self {
         Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -44,7 +44,7 @@ impl Table {
 }
 
 /// Nanoseconds with three digits that count.
-pub(super) fn time(nanoseconds: f64) -> String {
+pub(crate) fn time(nanoseconds: f64) -> String {
     match nanoseconds {
         t if t.is_nan() => "–".to_owned(),
         t if t < 9.95 => format!("{t:.1} ns"),
@@ -67,7 +67,7 @@ fn short(bound: f64, median: f64) -> String {
 }
 
 /// A ratio such as `3.1×`.
-pub(super) fn ratio(ratio: f64) -> String {
+pub(crate) fn ratio(ratio: f64) -> String {
     match ratio {
         r if !r.is_finite() => "–".to_owned(),
         r if r < 9.95 => format!("{r:.2}×"),
