@@ -9,7 +9,7 @@ use frontend_spec::ninep::MountTag;
 use log::{info, warn};
 use virtio_9p::{FileSystem, Options, Passthrough, PassthroughOptions, Server};
 
-use crate::config::{ConfigError, Content, IommuConfig, ServeConfig, ShareConfig, ShareIdentity};
+use crate::config::{ConfigError, Content, IommuConfig, ServeConfig, ShareConfig};
 use crate::descriptors::{self, TooManyDescriptors};
 use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
@@ -168,7 +168,7 @@ impl Drop for Daemon {
 }
 
 fn open_folder(wanted: &ShareConfig, path: &Path, descriptors: usize) -> Result<Passthrough, StartError> {
-    Passthrough::new(path, passthrough_options(&wanted.identity, descriptors))
+    Passthrough::new(path, passthrough_options(wanted, descriptors))
         .map_err(|cause| StartError::Share { tag: wanted.tag.clone(), cause: cause.to_string() })
 }
 
@@ -216,8 +216,11 @@ fn build_share<F: FileSystem>(
     Ok(device.with_max_inflight(limits.max_inflight))
 }
 
-fn passthrough_options(identity: &ShareIdentity, descriptors: usize) -> PassthroughOptions {
+fn passthrough_options(wanted: &ShareConfig, descriptors: usize) -> PassthroughOptions {
+    let identity = &wanted.identity;
     let mut options = PassthroughOptions::default();
+    options.direct_io = wanted.direct;
+    options.max_lock_owners = wanted.limits.max_lock_owners.unwrap_or_default();
     options.security = identity.security;
     options.keep_symlinks = identity.keep_symlinks;
     options.uid_map.clone_from(&identity.uid_map);

@@ -98,7 +98,8 @@ pub(super) struct DeviceArgs {
     ///
     /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
     /// transport=vhost-user|vfio-user [--transport], endpoint (the device's PCI address BB:DD.F; required behind the
-    /// IOMMU), iommu=on|off (on if an endpoint is given), readonly.
+    /// IOMMU), iommu=on|off (on if an endpoint is given), readonly, direct (O_DIRECT of the guest
+    /// reaches the host's files).
     ///
     /// state in place of path shows the daemon's own state, read-only: configuration, domains, mappings, counters.
     ///
@@ -112,7 +113,8 @@ pub(super) struct DeviceArgs {
     /// acts as the user that attached; needs root).
     ///
     /// How much a guest may take: msize (largest message, 4K to 1G) [1M], max-fids [262144], max-descriptors (at least 8;
-    /// files beyond are closed and opened again) [an equal part of what the process may open], max-xattr-bytes [64M],
+    /// files beyond are closed and opened again) [an equal part of what the process may open], max-lock-owners (processes
+    /// that lock, for each file) [a quarter of the descriptors, 16 to 4096], max-xattr-bytes [64M],
     /// max-parked-locks (locks that wait) [32], max-inflight (requests that wait for slow
     /// files) [32].
     #[arg(

@@ -12,9 +12,9 @@ use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
 /// What [`ShareKeys::set`] knows.
-const KNOWN: &str = "tag, path, state, socket, transport, listen, allow-remote, endpoint, iommu, readonly, security, keep-symlinks, \
-                     uid-map, gid-map, squash, umask, per-user, msize, max-fids, max-descriptors, max-xattr-bytes, \
-                     max-parked-locks and max-inflight";
+const KNOWN: &str = "tag, path, state, socket, transport, listen, allow-remote, endpoint, iommu, readonly, direct, security, \
+                     keep-symlinks, uid-map, gid-map, squash, umask, per-user, msize, max-fids, max-descriptors, \
+                     max-lock-owners, max-xattr-bytes, max-parked-locks and max-inflight";
 
 /// A share on its way from `key = value` pairs to a [`ShareConfig`].
 ///
@@ -40,12 +40,13 @@ pub struct ShareKeys {
     endpoint: Option<Bdf>,
     iommu: Option<bool>,
     readonly: bool,
+    direct: bool,
     identity: ShareIdentity,
     limits: ShareLimits,
 }
 
 impl ShareKeys {
-    /// Takes one pair. The switches `state`, `readonly`, `allow-remote`, `keep-symlinks` and `per-user` need no value; a repeated
+    /// Takes one pair. The switches `state`, `readonly`, `direct`, `allow-remote`, `keep-symlinks` and `per-user` need no value; a repeated
     /// `listen`, `uid-map` or `gid-map` adds to it, and any other key that is repeated replaces what was said before.
     ///
     /// # Errors
@@ -67,6 +68,7 @@ impl ShareKeys {
             "endpoint" => self.endpoint = Some(needed()?.parse::<Bdf>().map_err(|cause| cause.to_string())?),
             "iommu" => self.iommu = Some(values::switch(key, needed()?)?),
             "readonly" => self.readonly = switch()?,
+            "direct" => self.direct = switch()?,
             "security" => identity.security = values::security(key, needed()?)?,
             "keep-symlinks" => identity.keep_symlinks = switch()?,
             "uid-map" => values::id_runs(key, needed()?, &mut identity.uid_map)?,
@@ -80,6 +82,7 @@ impl ShareKeys {
             }
             "max-fids" => limits.max_fids = count(1)?,
             "max-descriptors" => limits.max_descriptors = Some(count(MIN_DESCRIPTORS)?),
+            "max-lock-owners" => limits.max_lock_owners = Some(count(1)?),
             "max-xattr-bytes" => {
                 let size = values::size(key, needed()?, 0, u64::from(u32::MAX))?;
                 limits.max_xattr_bytes = usize::try_from(size).unwrap_or(usize::MAX);
@@ -126,6 +129,7 @@ impl ShareKeys {
             iommu: self.iommu.unwrap_or(self.endpoint.is_some()),
             endpoint: self.endpoint,
             readonly: self.readonly,
+            direct: self.direct,
             identity: self.identity,
             limits: self.limits,
         })
@@ -180,10 +184,10 @@ mod tests {
 
     #[test]
     fn a_share_is_read_with_all_its_parts() {
-        let share = share("tag=home,path=/srv/a,,b,socket=/run/s,endpoint=00:06.0,iommu=on,readonly");
+        let share = share("tag=home,path=/srv/a,,b,socket=/run/s,endpoint=00:06.0,iommu=on,readonly,direct");
         assert_eq!(share.content, Content::Folder("/srv/a,b".into()));
         assert_eq!(share.endpoint.unwrap().to_u16(), 0x30);
-        assert!(share.iommu && share.readonly);
+        assert!(share.iommu && share.readonly && share.direct);
     }
 
     #[test]
@@ -211,7 +215,7 @@ mod tests {
     fn identity_and_limits_are_read() {
         let share = share(&format!(
             "{BASE},security=none,uid-map=0:1000:1,uid-map=1:2000:10,gid-map=0:5:1+9:9:1,umask=0027,per-user,msize=64K,\
-             max-fids=10,max-descriptors=8,max-xattr-bytes=1M,max-parked-locks=0,max-inflight=3"
+             max-fids=10,max-descriptors=8,max-lock-owners=5,max-xattr-bytes=1M,max-parked-locks=0,max-inflight=3"
         ));
         let run = |client, host, count| IdRange { client, host, count };
         let identity = ShareIdentity {
@@ -227,6 +231,7 @@ mod tests {
             msize: 64 << 10,
             max_fids: 10,
             max_descriptors: Some(8),
+            max_lock_owners: Some(5),
             max_xattr_bytes: 1 << 20,
             max_parked_locks: 0,
             max_inflight: 3,

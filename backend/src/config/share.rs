@@ -41,6 +41,8 @@ pub struct ShareConfig {
     pub iommu: bool,
     /// Whether the guest may only read.
     pub readonly: bool,
+    /// Whether a file that the guest opens with `O_DIRECT` is read and written past the host's page cache.
+    pub direct: bool,
     /// Whose the files are.
     pub identity: ShareIdentity,
     /// How much the guest may take.
@@ -76,6 +78,9 @@ pub struct ShareLimits {
     /// Most file descriptors, at least 8; those not used for longest are closed and opened again. `None` is an equal part
     /// of what the process may open.
     pub max_descriptors: Option<usize>,
+    /// Most lock owners (a process of the guest on one file) at a time; beyond it `ENOLCK`. `None` is a quarter of the
+    /// descriptors, at least 16 and at most 4,096.
+    pub max_lock_owners: Option<usize>,
     /// Most bytes of extended attributes on their way at a time; beyond it `ENOSPC`.
     pub max_xattr_bytes: usize,
     /// Most locks that wait at a time; beyond it the guest is told to ask again.
@@ -90,6 +95,7 @@ impl Default for ShareLimits {
             msize: limits::DEFAULT_MAX_MSIZE,
             max_fids: limits::DEFAULT_MAX_FIDS,
             max_descriptors: None,
+            max_lock_owners: None,
             max_xattr_bytes: limits::DEFAULT_MAX_XATTR_BYTES,
             max_parked_locks: limits::DEFAULT_MAX_PARKED_LOCKS,
             max_inflight: DEFAULT_MAX_INFLIGHT,
@@ -111,6 +117,7 @@ impl ShareConfig {
             endpoint: None,
             iommu: false,
             readonly: false,
+            direct: false,
             identity: ShareIdentity::default(),
             limits: ShareLimits::default(),
         }
