@@ -53,7 +53,8 @@ fn rig() -> &'static Mutex<Rig> {
         let iommu = Arc::new(Iommu::new(TableSize::MiB32, false).expect("memory for a table"));
         let tree = Tree::new();
         let tag = "fuzz".parse().expect("a tag");
-        let share = ShareDevice::new(&tag, ninep::server(&tree), 8192, Attachment::Direct, PollPolicy::Off);
+        let share =
+            ShareDevice::new(&tag, ninep::server(&tree), 8192, Attachment::Direct, PollPolicy::Off).expect("a share");
         let devices: [Arc<dyn Device>; 2] =
             [Arc::new(IommuDevice::new(Arc::clone(&iommu), PollPolicy::Off)), Arc::new(share)];
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd");
