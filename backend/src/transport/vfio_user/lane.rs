@@ -174,8 +174,9 @@ impl Worker {
 
     fn stop_queues(&self) {
         for (queue, running) in self.progress.running.iter().enumerate() {
+            // An early kick stays: it may be meant for the start that waits behind this reset, and costs at most one look
+            // at an empty ring.
             running.store(false, Ordering::SeqCst);
-            self.progress.early[queue].store(false, Ordering::SeqCst);
             self.device.stop(queue);
         }
     }
