@@ -4,11 +4,13 @@
 //! size field.
 
 mod client;
+mod sentinel;
 
 use std::path::Path;
 
 use client::{Client, Cut, ROOT, connect, exchange, frame};
 use proptest::prelude::*;
+use sentinel::{assert_sentinel, share_beside_sentinel};
 use virtio_9p::Errno;
 use virtio_9p::wire::{
     AttrMask, Fid, LockFlags, LockType, Message, NOFID, OpenFlags, Rlerror, SetattrValid, Tag, Tattach, Tauth, Tclunk,
@@ -26,12 +28,7 @@ const NEW: Fid = Fid(6);
 
 /// A session in `share` with fids of every sort; `share`'s parent holds a sentinel.
 fn scene(base: &Path) -> Client {
-    let share = base.join("share");
-    let _ = std::fs::remove_dir_all(&share);
-    std::fs::create_dir_all(share.join("dir")).unwrap();
-    std::fs::write(share.join("file"), "content").unwrap();
-    std::os::unix::fs::symlink("../sentinel", share.join("link")).unwrap();
-    std::fs::write(base.join("sentinel"), "untouched").unwrap();
+    let share = share_beside_sentinel(base);
     let mut client = connect(&share);
     client.room = 4096;
     client.reach(FILE, "file").unwrap();
@@ -40,11 +37,6 @@ fn scene(base: &Path) -> Client {
     client.open_path(OPEN, "file", OpenFlags::RDWR).unwrap();
     client.open_path(OPEN_DIR, "", OpenFlags::RDONLY).unwrap();
     client
-}
-
-fn assert_sentinel(base: &Path) {
-    assert_eq!(std::fs::read_to_string(base.join("sentinel")).unwrap(), "untouched");
-    assert_eq!(std::fs::read_dir(base).unwrap().count(), 2);
 }
 
 /// One valid request of each type.

@@ -1,12 +1,14 @@
 //! In 9P2000 and 9P2000.u too, whatever a client sends is answered or dropped, and nothing outside the tree changes.
 
 mod client;
+mod sentinel;
 
 use std::path::Path;
 
 use client::legacy::connect_in;
 use client::{Client, Cut, ROOT, exchange, frame};
 use proptest::prelude::*;
+use sentinel::{assert_sentinel, share_beside_sentinel};
 use virtio_9p::Errno;
 use virtio_9p::wire::{
     Dialect, Fid, Message, NOFID, OpenMode, Perm, Rerror, Stat, StatParameter, Tattach, Tauth, Tcreate, Topen, Tread,
@@ -24,12 +26,7 @@ const SAMPLES: usize = 13;
 
 /// A session in `share` with fids of every sort; `share`'s parent holds a sentinel.
 fn scene(base: &Path, dialect: Dialect) -> Client {
-    let share = base.join("share");
-    let _ = std::fs::remove_dir_all(&share);
-    std::fs::create_dir_all(share.join("dir")).unwrap();
-    std::fs::write(share.join("file"), "content").unwrap();
-    std::os::unix::fs::symlink("../sentinel", share.join("link")).unwrap();
-    std::fs::write(base.join("sentinel"), "untouched").unwrap();
+    let share = share_beside_sentinel(base);
     let mut client = connect_in(&share, dialect);
     client.room = 4096;
     client.reach(FILE, "file").unwrap();
@@ -38,11 +35,6 @@ fn scene(base: &Path, dialect: Dialect) -> Client {
     client.open_old_path(OPEN, "file", OpenMode::RDWR).unwrap();
     client.open_old_path(OPEN_DIR, "", OpenMode::READ).unwrap();
     client
-}
-
-fn assert_sentinel(base: &Path) {
-    assert_eq!(std::fs::read_to_string(base.join("sentinel")).unwrap(), "untouched");
-    assert_eq!(std::fs::read_dir(base).unwrap().count(), 2);
 }
 
 /// Valid requests, one of each type that differs from 9P2000.L's and some of the others.
