@@ -5,6 +5,8 @@ use calgaryd::transport::TransportKind;
 
 mod bench;
 mod gate;
+mod limits_of_a_share;
+mod locks_wait_in_the_device;
 mod malformed_requests_get_an_answer;
 mod rig;
 mod slow_files_stall_nobody;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use calgary_tests::guest::{GuestOptions, IommuOptions, Mapping, Session, ShareOptions};
-use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
+use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig, ShareLimits};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::Iommu;
@@ -41,13 +41,24 @@ impl Rig {
 
     /// The same, with this IOVA window and bypass.
     pub(crate) fn with(window: TableSize, boot_bypass: bool) -> Self {
+        Self::build(window, boot_bypass, |_| {})
+    }
+
+    /// The same as [`Rig::new`], with these limits for both shares.
+    pub(crate) fn with_limits(change: impl Fn(&mut ShareLimits)) -> Self {
+        Self::build(TableSize::MiB64, false, |share| change(&mut share.limits))
+    }
+
+    fn build(window: TableSize, boot_bypass: bool, change: impl Fn(&mut ShareConfig)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
         let socket = |name: &str| root.path().join(format!("{name}.sock"));
         let share = |tag: &str, endpoint: &str, iommu| {
             let share = ShareConfig::new(tag.parse().unwrap(), &shared, socket(tag)).over(TRANSPORT);
-            share.at(endpoint.parse().unwrap(), iommu)
+            let mut share = share.at(endpoint.parse().unwrap(), iommu);
+            change(&mut share);
+            share
         };
         let iommu = IommuConfig {
             socket: socket("iommu"),

@@ -1,10 +1,10 @@
 //! A vhost-user front end stops rings for a pause and for a reboot alike; only where they start again tells the two apart.
 
-use crate::rig::Rig;
+use crate::locks_wait_in_the_device::{BLOCKED, FILE, SUCCESS, guest, lock, park, parked, status, unlock};
+use crate::rig::{Rig, TRANSLATED};
 use calgary_tests::guest::iommu::Request;
+use calgary_tests::guest::ninep::Call;
 use calgary_tests::guest::{Mapping, ROOT_FID, transfer};
-
-const FILE: u32 = 5;
 
 #[test]
 fn domains_and_fids_survive_a_pause() {
@@ -45,4 +45,23 @@ fn a_pause_after_exactly_65536_requests_is_no_reboot() {
     guest.resume(&paused).unwrap();
     assert_eq!(rig.iommu().live_mappings(), live, "the pause was taken for a reboot");
     assert!(transfer(&mut guest.shares[0], b"after", 1).unwrap().is_intact());
+}
+
+#[test]
+fn a_lock_that_waits_is_to_be_asked_for_again_after_a_pause() {
+    let rig = Rig::new();
+    let mut guest = guest(&rig);
+    let waiting = park(&mut guest.shares[0].client);
+    let paused = guest.pause().unwrap();
+    assert_eq!(parked(&rig, TRANSLATED), 0, "where a queue stopped says that all before it is completed");
+    guest.resume(&paused).unwrap();
+    let client = &mut guest.shares[0].client;
+    assert_eq!(status(client, waiting), BLOCKED);
+    // It waits as before, and the lock of its holder has survived.
+    let again = client.submit(Call::lock(FILE, &lock(2))).unwrap();
+    client.kick().unwrap();
+    client.getattr(FILE, 1).unwrap();
+    assert_eq!(parked(&rig, TRANSLATED), 1);
+    assert_eq!(client.lock(FILE, &unlock(1)).unwrap(), SUCCESS);
+    assert_eq!(status(client, again), SUCCESS);
 }

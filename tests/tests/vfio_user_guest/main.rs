@@ -8,6 +8,10 @@ mod bench;
 #[path = "../user_space_guest/gate.rs"]
 mod gate;
 mod hostile_messages_get_an_answer;
+#[path = "../user_space_guest/limits_of_a_share.rs"]
+mod limits_of_a_share;
+#[path = "../user_space_guest/locks_wait_in_the_device.rs"]
+mod locks_wait_in_the_device;
 #[path = "../user_space_guest/malformed_requests_get_an_answer.rs"]
 mod malformed_requests_get_an_answer;
 mod raw;
