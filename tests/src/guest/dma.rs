@@ -54,6 +54,17 @@ impl std::ops::Sub for MapperCounts {
     }
 }
 
+/// A piece of guest memory for one request, contiguous there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Where it is.
+    pub gpa: GuestPhys,
+    /// Its length.
+    pub bytes: usize,
+    /// Which way its bytes go.
+    pub direction: Direction,
+}
+
 /// Turns guest memory into device addresses, for one device.
 pub trait DmaMapper: Debug + Send + Sync {
     /// Make `bytes` contiguous bytes at `gpa` reachable for one request.
@@ -67,6 +78,22 @@ pub trait DmaMapper: Debug + Send + Sync {
     /// # Errors
     /// [`DmaError`] when the IOMMU refuses.
     fn unmap(&self, address: DeviceAddr, bytes: usize) -> Result<(), DmaError>;
+
+    /// [`DmaMapper::map`] for every one of `buffers`: adds the address and the length of each to `mapped`, in their order.
+    ///
+    /// # Errors
+    /// As [`DmaMapper::map`]; what was added by then is mapped and remains so.
+    fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
+        map_each(self, buffers, mapped)
+    }
+
+    /// [`DmaMapper::unmap`] for all that `mapped` holds, which is empty then.
+    ///
+    /// # Errors
+    /// The first one's; the others were unmapped all the same.
+    fn unmap_all(&self, mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
+        unmap_each(self, mapped)
+    }
 
     /// Make `bytes` bytes at `gpa` reachable both ways for as long as the device runs, at an
     /// address below `limit`: ring memory, whose address a VMM must be able to take for one of
@@ -84,6 +111,30 @@ pub trait DmaMapper: Debug + Send + Sync {
 
     /// Requests sent so far.
     fn counts(&self) -> MapperCounts;
+}
+
+/// [`DmaMapper::map_all`], one after the other.
+pub(super) fn map_each(
+    mapper: &(impl DmaMapper + ?Sized),
+    buffers: &[Buffer],
+    mapped: &mut Vec<(DeviceAddr, usize)>,
+) -> Result<(), DmaError> {
+    for buffer in buffers {
+        mapped.push((mapper.map(buffer.gpa, buffer.bytes, buffer.direction)?, buffer.bytes));
+    }
+    Ok(())
+}
+
+/// [`DmaMapper::unmap_all`], one after the other.
+pub(super) fn unmap_each(
+    mapper: &(impl DmaMapper + ?Sized),
+    mapped: &mut Vec<(DeviceAddr, usize)>,
+) -> Result<(), DmaError> {
+    let mut result = Ok(());
+    for (address, bytes) in mapped.drain(..) {
+        result = result.and(mapper.unmap(address, bytes));
+    }
+    result
 }
 
 /// No IOMMU: the device uses guest-physical addresses.

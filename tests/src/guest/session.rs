@@ -340,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn the_mappings_of_a_request_can_go_together() {
+        let mut machine = boot(Mapping::StrictTogether);
+        let kicks = |machine: &Machine| machine.session.iommu.as_ref().unwrap().with_requests(|queue| queue.kicks());
+        let before = kicks(&machine);
+        let report = transfer(&mut machine.session.shares[0], b"transfer.bin", 1).unwrap();
+        assert!(report.is_intact());
+        assert_eq!(report.requests.maps, report.requests.unmaps);
+        assert_eq!(live_pages(&machine), RING_PAGES);
+        // Three chunks each way and three other messages, each with one kick to map and one to unmap.
+        assert!(kicks(&machine) - before <= 2 * (2 * 3 + 3), "{} kicks", kicks(&machine) - before);
+        assert!(report.requests.maps > 512);
+    }
+
+    #[test]
     fn lazy_unmaps_are_all_done_after_a_flush() {
         let mut machine = boot(Mapping::Lazy);
         let report = transfer(&mut machine.session.shares[0], b"transfer.bin", 1).unwrap();

@@ -6,7 +6,7 @@ use super::call::{Call, Payload};
 use super::envelope::NinepError;
 use super::wire::HEADER_BYTES;
 use crate::guest::address::{DeviceAddr, GuestPhys, PAGE_BYTES};
-use crate::guest::dma::{Direction, DmaError, DmaMapper};
+use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper};
 use crate::guest::memory::{GuestMemory, MemoryError};
 use crate::guest::queue::{IndirectTable, Segment};
 
@@ -83,11 +83,7 @@ impl Slot {
     /// End the mappings and let go of the data pages, once the device is done.
     pub(super) fn release(&mut self, mapper: &dyn DmaMapper) -> Result<(), DmaError> {
         self.payload = Payload::None;
-        let mut result = Ok(());
-        for (address, bytes) in self.mapped.drain(..) {
-            result = result.and(mapper.unmap(address, bytes));
-        }
-        result
+        mapper.unmap_all(&mut self.mapped)
     }
 
     /// Forget a request together with the mappings of a device that is gone.
@@ -121,57 +117,42 @@ impl Slot {
         mapper: &dyn DmaMapper,
         indirect: bool,
     ) -> Result<Option<IndirectTable>, NinepError> {
-        let mut pieces: Vec<(GuestPhys, usize, bool)> = Vec::new();
-        pieces.extend(cut(&self.request_pages, message_bytes, false));
+        let piece = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction };
+        let (out, back) = (Direction::ToDevice, Direction::FromDevice);
+        let mut buffers: Vec<Buffer> = cut(&self.request_pages, message_bytes).map(piece(out)).collect();
         if let Payload::Send(buffer, range) = &self.payload {
-            pieces.extend(buffer.pieces(range.clone())?.map(|(p, n)| (p, n, false)));
+            buffers.extend(buffer.pieces(range.clone())?.map(piece(out)));
         }
-        pieces.extend(cut(&self.reply_pages, self.reply_bytes, true));
+        buffers.extend(cut(&self.reply_pages, self.reply_bytes).map(piece(back)));
         if let Payload::Receive(buffer, range) = &self.payload {
-            pieces.extend(buffer.pieces(range.clone())?.map(|(p, n)| (p, n, true)));
+            buffers.extend(buffer.pieces(range.clone())?.map(piece(back)));
         }
-        for (gpa, bytes, writable) in pieces {
-            let direction = if writable { Direction::FromDevice } else { Direction::ToDevice };
-            let address = self.map(gpa, bytes, direction, mapper)?;
-            self.segments.push(Segment {
-                address,
-                bytes: u32::try_from(bytes).map_err(|_| NinepError::TooLong)?,
-                writable,
-            });
-        }
+        let pieces = buffers.len();
         // As in Linux, a request of one segment has no use for a table.
-        if !indirect || self.segments.len() < 2 {
-            return Ok(None);
+        let needs_table = indirect && pieces > 1;
+        if needs_table {
+            let bytes = 16 * pieces;
+            if bytes > PAGE_BYTES {
+                return Err(NinepError::TooLong);
+            }
+            buffers.push(Buffer { gpa: self.table, bytes, direction: out });
         }
-        let bytes = 16 * self.segments.len();
-        if bytes > PAGE_BYTES {
-            return Err(NinepError::TooLong);
+        mapper.map_all(&buffers, &mut self.mapped)?;
+        for ((address, bytes), buffer) in self.mapped.iter().zip(&buffers).take(pieces) {
+            let bytes = u32::try_from(*bytes).map_err(|_| NinepError::TooLong)?;
+            self.segments.push(Segment { address: *address, bytes, writable: buffer.direction == back });
         }
-        Ok(Some(IndirectTable {
-            memory: self.table,
-            device: self.map(self.table, bytes, Direction::ToDevice, mapper)?,
-        }))
-    }
-
-    fn map(
-        &mut self,
-        gpa: GuestPhys,
-        bytes: usize,
-        direction: Direction,
-        mapper: &dyn DmaMapper,
-    ) -> Result<DeviceAddr, DmaError> {
-        let address = mapper.map(gpa, bytes, direction)?;
-        self.mapped.push((address, bytes));
-        Ok(address)
+        let table = self.mapped.last().filter(|_| needs_table);
+        Ok(table.map(|(device, _)| IndirectTable { memory: self.table, device: *device }))
     }
 }
 
 /// The first `bytes` bytes of `pages`, page by page.
-fn cut(pages: &[GuestPhys], bytes: usize, writable: bool) -> impl Iterator<Item = (GuestPhys, usize, bool)> {
+fn cut(pages: &[GuestPhys], bytes: usize) -> impl Iterator<Item = (GuestPhys, usize)> {
     let count = bytes.div_ceil(PAGE_BYTES);
     pages.iter().take(count).enumerate().map(move |(at, page)| {
         let left = bytes - at * PAGE_BYTES;
-        (*page, left.min(PAGE_BYTES), writable)
+        (*page, left.min(PAGE_BYTES))
     })
 }
 
