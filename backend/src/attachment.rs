@@ -91,7 +91,6 @@ pub fn qemu_machine(
 mod tests {
     use super::*;
     use crate::config::parse_share;
-    use crate::device::PollPolicy;
 
     #[test]
     fn shares_without_an_address_get_free_slots() {
@@ -102,7 +101,7 @@ mod tests {
             share("tag=c,path=/,listen=unix:/c"),
             share("tag=d,path=/,socket=/d"),
         ];
-        let attachment = qemu(&ServeConfig { iommu: None, shares, poll: PollPolicy::default() }, 512).unwrap();
+        let attachment = qemu(&ServeConfig { iommu: None, shares, ..ServeConfig::default() }, 512).unwrap();
         let slots: Vec<u8> = attachment.shares.iter().map(|share| share.at.device()).collect();
         assert_eq!(slots, [7, 6, 8]);
         assert!(attachment.args().is_ok());

@@ -11,7 +11,6 @@ use virtio_9p::{FileSystem, Options, Passthrough, PassthroughOptions, Server};
 
 use crate::config::{ConfigError, Content, IommuConfig, ServeConfig, ShareConfig};
 use crate::descriptors::{self, TooManyDescriptors};
-use crate::device::PollPolicy;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
 use crate::listen::{self, Clients, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
@@ -80,7 +79,8 @@ impl Daemon {
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
             let core = Arc::new(Iommu::with_reserved(wanted.window, wanted.boot_bypass, &holes(wanted))?);
-            let device: Arc<dyn Device> = Arc::new(IommuDevice::new(core.clone(), config.poll));
+            let device: Arc<dyn Device> =
+                Arc::new(IommuDevice::new(core.clone(), config.poll).with_mechanisms(config.mechanisms));
             ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, protocol(wanted.transport, None))?);
             iommu = Some(core);
         }
@@ -95,7 +95,7 @@ impl Daemon {
                 streams.push(stream_port(wanted, address, move || files.for_another_session())?);
             }
             let Some(socket) = &wanted.socket else { continue };
-            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
+            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config)?);
             ports.push(share_port(wanted, device.clone(), socket, iommu.as_deref())?);
             shares.push((wanted.tag.clone(), device));
         }
@@ -107,7 +107,7 @@ impl Daemon {
                 streams.push(stream_port(wanted, address, move || files.clone())?);
             }
             let Some(socket) = &wanted.socket else { continue };
-            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config.poll)?);
+            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config)?);
             ports.push(share_port(wanted, device, socket, iommu.as_deref())?);
         }
         // The modes of new files are the guest's to choose.
@@ -200,7 +200,7 @@ fn build_share<F: FileSystem>(
     wanted: &ShareConfig,
     files: F,
     iommu: Option<&Arc<Iommu>>,
-    poll: PollPolicy,
+    config: &ServeConfig,
 ) -> Result<ShareDevice<F>, StartError> {
     let server = Server::new(files, server_options(wanted));
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
@@ -212,8 +212,8 @@ fn build_share<F: FileSystem>(
         _ => Attachment::Direct,
     };
     let limits = &wanted.limits;
-    let device = ShareDevice::new(&wanted.tag, server, limits.msize, attachment, poll)?;
-    Ok(device.with_max_inflight(limits.max_inflight))
+    let device = ShareDevice::new(&wanted.tag, server, limits.msize, attachment, config.poll)?;
+    Ok(device.with_max_inflight(limits.max_inflight).with_mechanisms(config.mechanisms))
 }
 
 fn passthrough_options(wanted: &ShareConfig, descriptors: usize) -> PassthroughOptions {

@@ -64,11 +64,10 @@ pub(crate) fn shares_of(config: &ServeConfig, limit: usize) -> Result<Vec<usize>
 mod tests {
     use super::*;
     use crate::config::parse_share;
-    use crate::device::PollPolicy;
 
     fn config(wishes: &[&str]) -> ServeConfig {
         let shares = wishes.iter().map(|keys| parse_share(&format!("tag=a,path=/,socket=/s{keys}")).unwrap()).collect();
-        ServeConfig { iommu: None, shares, poll: PollPolicy::default() }
+        ServeConfig { iommu: None, shares, ..ServeConfig::default() }
     }
 
     #[test]

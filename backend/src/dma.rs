@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use iommu_calgary::{Access, DmaPort, Epoch, Fault, FaultReason, Iova, Phb, PinSet};
+use iommu_calgary::{Access, DmaPort, Epoch, Fault, FaultReason, Iova, PAGE_SIZE, Phb, PinSet};
 use virtio_9p::Segment;
 
 use crate::memory::{GuestRam, host_len};
@@ -56,6 +56,7 @@ pub struct Dma {
     translation: Option<Translation>,
     /// Of the next window of a device outside the IOMMU; steps with the snapshot.
     moment: Moment,
+    coalescing: bool,
 }
 
 /// How long a pointer that a window gave is good: for the windows of one moment. Behind the IOMMU each window is a moment of
@@ -78,14 +79,14 @@ impl Dma {
     /// A device outside the IOMMU: its addresses are guest-physical.
     #[must_use]
     pub fn direct() -> Self {
-        Self { ram: GuestRam::empty(), translation: None, moment: Moment::first() }
+        Self { ram: GuestRam::empty(), translation: None, moment: Moment::first(), coalescing: true }
     }
 
     /// A device behind `phb`: its addresses are IOVAs.
     #[must_use]
     pub fn translated(phb: &Arc<Phb>) -> Self {
         let translation = Translation { port: phb.new_port(), pins: phb.new_pins() };
-        Self { ram: GuestRam::empty(), translation: Some(translation), moment: Moment::first() }
+        Self { ram: GuestRam::empty(), translation: Some(translation), moment: Moment::first(), coalescing: true }
     }
 
     /// Uses `ram` from now on. The caller makes sure that no segment of the old snapshot is in use.
@@ -94,16 +95,22 @@ impl Dma {
         self.moment.number += 1;
     }
 
+    /// Whether [`Window::pin_segments`] joins neighbouring pages, as it does unless told otherwise.
+    pub fn set_coalescing(&mut self, coalescing: bool) {
+        self.coalescing = coalescing;
+    }
+
     /// Opens a window. See the module for what may happen inside.
     #[inline]
     pub fn enter(&mut self) -> Window<'_> {
-        let Self { ram, translation, moment } = self;
+        let Self { ram, translation, moment, coalescing } = self;
+        let coalescing = *coalescing;
         match translation {
-            None => Window { ram, table: None, moment: *moment },
+            None => Window { ram, table: None, moment: *moment, coalescing },
             Some(Translation { port, pins }) => {
                 let epoch = port.enter();
                 let moment = Moment { dma: moment.dma, number: epoch.number() };
-                Window { ram, table: Some((epoch, &*pins)), moment }
+                Window { ram, table: Some((epoch, &*pins)), moment, coalescing }
             }
         }
     }
@@ -122,6 +129,7 @@ pub struct Window<'a> {
     ram: &'a GuestRam,
     table: Option<(Epoch<'a>, &'a PinSet)>,
     moment: Moment,
+    coalescing: bool,
 }
 
 impl Window<'_> {
@@ -256,7 +264,8 @@ impl Window<'_> {
         Ok(())
     }
 
-    /// Appends the host memory of `[address, address + len)` to `segments`, merging neighbours, and pins it.
+    /// Appends the host memory of `[address, address + len)` to `segments`, merging neighbours (see
+    /// [`Dma::set_coalescing`]), and pins it.
     ///
     /// # Errors
     /// Some byte is not reachable, or the result would exceed `max_segments` (reported as not RAM).
@@ -278,9 +287,11 @@ impl Window<'_> {
         let mut done = 0;
         while done < len {
             let next = address.checked_add(done).ok_or(DmaFault { address, access, reason: DmaFaultReason::NotRam })?;
-            let (host, run) = self.resolve(next, len - done, access)?;
+            let most = if self.coalescing { len - done } else { (len - done).min(PAGE_SIZE - next % PAGE_SIZE) };
+            let (host, run) = self.resolve(next, most, access)?;
             let mut piece = (host, host_len(run));
-            if let Some(last) = segments.last()
+            if self.coalescing
+                && let Some(last) = segments.last()
                 && last.as_mut_ptr().wrapping_add(last.len()) == host
             {
                 piece = (last.as_mut_ptr(), last.len() + piece.1);
@@ -445,3 +456,6 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 fn at(base: u64, offset: usize, access: Access) -> Result<u64, DmaFault> {
     base.checked_add(offset as u64).ok_or(DmaFault { address: base, access, reason: DmaFaultReason::NotRam })
 }
+
+#[cfg(test)]
+mod tests;

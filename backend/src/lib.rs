@@ -12,11 +12,10 @@
 //!
 //! ```no_run
 //! use calgaryd::config::{ServeConfig, parse_share};
-//! use calgaryd::device::PollPolicy;
 //! use calgaryd::daemon::{Daemon, Signals};
 //!
 //! let share = parse_share("tag=home,path=/srv/home,socket=/run/home.sock")?;
-//! let daemon = Daemon::start(&ServeConfig { iommu: None, shares: vec![share], poll: PollPolicy::Auto }, Signals::Leave)?;
+//! let daemon = Daemon::start(&ServeConfig { shares: vec![share], ..ServeConfig::default() }, Signals::Leave)?;
 //! daemon.stop();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -11,7 +11,6 @@ use std::sync::mpsc;
 
 use calgary_tests::guest::{GuestOptions, ROOT_FID, Session, ShareOptions};
 use calgaryd::config::{ServeConfig, parse_share};
-use calgaryd::device::PollPolicy;
 use calgaryd::sandbox::{self, Confinement, SandboxError, Syscalls};
 use frontend_spec::TransportKind;
 
@@ -45,7 +44,7 @@ fn here() -> PathBuf {
 fn entered(confinement: Confinement) -> bool {
     let root = here();
     let share = format!("tag=a,path={0}/share,socket={0}/run/s", root.display());
-    let config = ServeConfig { iommu: None, shares: vec![parse_share(&share).unwrap()], poll: PollPolicy::default() };
+    let config = ServeConfig { iommu: None, shares: vec![parse_share(&share).unwrap()], ..ServeConfig::default() };
     match sandbox::enter(config, confinement) {
         Ok(_) => true,
         Err(cause @ (SandboxError::Namespace { .. } | SandboxError::Landlock(_))) => {

@@ -13,7 +13,6 @@ use calgary_tests::vm::{Bundle, Machine, PrintProgress, Record};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
 use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 
@@ -51,7 +50,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     let share = ShareConfig::new("ours".parse()?, folder("ours")?, root.path().join("socket"));
     let shares = vec![share.at("00:06.0".parse()?, true)];
-    let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
+    let config = ServeConfig { iommu: Some(iommu), shares, ..ServeConfig::default() };
     let _daemon = Daemon::start(&config, Signals::Leave)?;
 
     let mut runs: Vec<Run> =

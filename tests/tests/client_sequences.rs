@@ -7,7 +7,6 @@ use std::sync::Arc;
 use calgary_tests::guest::{GuestMemory, Transport, VhostUserDevice, VhostUserOptions};
 use calgaryd::config::{ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
 use frontend_spec::ninep;
 use tempfile::TempDir;
 use vhost::VhostBackend;
@@ -30,7 +29,7 @@ fn serve() -> Served {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("s");
     let share = ShareConfig::new("home".parse().unwrap(), root.path(), &socket);
-    let config = ServeConfig { iommu: None, shares: vec![share], poll: PollPolicy::default() };
+    let config = ServeConfig { shares: vec![share], ..ServeConfig::default() };
     Served { _daemon: Daemon::start(&config, Signals::Leave).unwrap(), socket, _root: root }
 }
 

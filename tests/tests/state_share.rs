@@ -4,7 +4,6 @@ use calgary_tests::guest::iommu::{MAP_F_READ, MAP_F_WRITE};
 use calgary_tests::guest::{GuestOptions, GuestPhys, Mapping, ROOT_FID, Session, ShareOptions};
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig, parse_share};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
 use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
@@ -37,7 +36,7 @@ impl Rig {
             boot_bypass: false,
             reserved: Vec::new(),
         };
-        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
+        let config = ServeConfig { iommu: Some(iommu), shares, ..ServeConfig::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         let share = |share: &ShareConfig| ShareOptions {
             socket: share.socket.clone().unwrap(),

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::{Failure, serve};
 use crate::config::{ServeConfig, ShareConfig};
-use crate::device::PollPolicy;
 use crate::sandbox::Confinement;
 
 /// The option that overrides all others.
@@ -89,6 +88,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         None => "share".parse().map_err(|cause| Failure::Runtime(format!("tag: {cause}")))?,
     };
     let share = ShareConfig { readonly: args.readonly, ..ShareConfig::new(tag, path, socket) };
-    let config = ServeConfig { iommu: None, shares: vec![share], poll: PollPolicy::default() };
+    let config = ServeConfig { shares: vec![share], ..ServeConfig::default() };
     serve::serve(config, Confinement::default(), None)
 }

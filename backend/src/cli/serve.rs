@@ -9,11 +9,14 @@ use log::{info, warn};
 use super::Failure;
 use crate::config::{AddressRange, Content, IommuConfig, ServeConfig, ShareConfig, parse_share, parse_window};
 use crate::daemon::{Daemon, Signals};
-use crate::device::PollPolicy;
+use crate::device::{Mechanisms, PollPolicy};
 use crate::sandbox::{self, Confinement, Syscalls};
 use crate::service_manager;
 use crate::supervisor::block_signals;
 use crate::transport::TransportKind;
+
+/// Over the options that only make the daemon slower.
+const MECHANISMS: &str = "To measure what a mechanism is worth";
 
 /// Serve devices on vhost-user or vfio-user sockets until SIGTERM or SIGINT.
 ///
@@ -94,6 +97,18 @@ pub(super) struct DeviceArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) poll: PollPolicy,
 
+    /// Make each IOMMU request true and answer it by itself, not all that are there at once.
+    #[arg(long, help_heading = MECHANISMS)]
+    pub(super) no_batching: bool,
+
+    /// Hand file systems each page of a buffer by itself, not neighbouring pages as one piece.
+    #[arg(long, help_heading = MECHANISMS)]
+    pub(super) no_coalescing: bool,
+
+    /// Copy file data through a buffer of the daemon, not straight between files and the guest's pages.
+    #[arg(long, help_heading = MECHANISMS)]
+    pub(super) no_zero_copy: bool,
+
     /// Serve a folder. May repeat. A comma within a value is doubled.
     ///
     /// The device: tag (the guest's mount name, at most 31 bytes), path (the folder), socket,
@@ -140,7 +155,9 @@ impl DeviceArgs {
         for share in &mut shares {
             share.transport.get_or_insert(self.transport);
         }
-        ServeConfig { iommu, shares, poll: self.poll }
+        let mechanisms =
+            Mechanisms { batching: !self.no_batching, coalescing: !self.no_coalescing, zero_copy: !self.no_zero_copy };
+        ServeConfig { iommu, shares, poll: self.poll, mechanisms }
     }
 }
 

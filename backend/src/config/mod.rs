@@ -8,7 +8,7 @@ use frontend_spec::ninep::MountTag;
 use frontend_spec::pci::Bdf;
 use iommu_calgary::TableSize;
 
-use crate::device::PollPolicy;
+use crate::device::{Mechanisms, PollPolicy};
 use crate::listen::ListenAddress;
 use crate::transport::TransportKind;
 
@@ -20,7 +20,7 @@ pub use keys::{ShareKeys, parse_share};
 pub use share::{Content, ShareConfig, ShareIdentity, ShareLimits};
 
 /// Everything `serve` needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeConfig {
     /// The IOMMU, if there is one.
     pub iommu: Option<IommuConfig>,
@@ -28,6 +28,8 @@ pub struct ServeConfig {
     pub shares: Vec<ShareConfig>,
     /// When the devices' threads look for work instead of sleeping.
     pub poll: PollPolicy,
+    /// What makes them fast.
+    pub mechanisms: Mechanisms,
 }
 
 /// The virtio-iommu device.
@@ -271,7 +273,7 @@ mod tests {
         ServeConfig {
             iommu: Some(iommu),
             shares: shares.iter().map(|text| parse_share(text).unwrap()).collect(),
-            poll: PollPolicy::default(),
+            ..ServeConfig::default()
         }
     }
 

@@ -1,10 +1,12 @@
 //! The two device models. Each is a [`Device`](crate::transport::Device) and knows nothing of sockets.
 
 pub mod iommu;
+mod mechanisms;
 mod poll;
 pub mod share;
 pub(crate) mod throttle;
 
+pub use mechanisms::Mechanisms;
 pub use poll::PollPolicy;
 
 use std::sync::atomic::{AtomicU32, Ordering};

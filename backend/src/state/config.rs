@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::config::{Content, ServeConfig, ShareConfig};
+use crate::device::Mechanisms;
 
 /// The text; what was left out is shown with what it means.
 pub(super) fn text(config: &ServeConfig) -> String {
@@ -19,6 +20,10 @@ pub(super) fn text(config: &ServeConfig) -> String {
         );
     }
     let _ = writeln!(text, "poll {:?}", config.poll);
+    let Mechanisms { batching, coalescing, zero_copy } = config.mechanisms;
+    for (name, on) in [("batching", batching), ("coalescing", coalescing), ("zero-copy", zero_copy)] {
+        let _ = writeln!(text, "{name} {}", switch(on));
+    }
     for share in &config.shares {
         let _ = writeln!(text, "{}", share_line(share));
     }

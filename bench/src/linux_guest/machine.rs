@@ -6,7 +6,6 @@ use std::time::Duration;
 use calgary_tests::vm::{Machine, MachineBuilder};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
-use calgaryd::device::PollPolicy;
 use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 use rustix::process::Pid;
@@ -173,7 +172,7 @@ fn attached(daemon: &Daemon, folder: &Path) -> ServeConfig {
             share(TRANSLATED, &daemon.translated, "00:06.0", true),
             share(DIRECT, &daemon.direct, "00:07.0", false),
         ],
-        poll: PollPolicy::default(),
+        ..ServeConfig::default()
     }
 }
 

@@ -8,7 +8,6 @@ use calgary_tests::vm::{Bundle, Machine, MachineBuilder, bundle_for_tests};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use calgaryd::transport::TransportKind;
 use frontend_spec::pci::Bdf;
@@ -89,7 +88,7 @@ impl Rig {
             let share = ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).over(transport);
             share.at(Bdf::new(0, slot, 0).unwrap(), iommu)
         });
-        let config = ServeConfig { iommu: Some(iommu), shares: shares.collect(), poll: PollPolicy::default() };
+        let config = ServeConfig { iommu: Some(iommu), shares: shares.collect(), ..ServeConfig::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Some(Self { daemon, config, bundle, root, _turn: turn })
     }

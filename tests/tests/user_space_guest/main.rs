@@ -8,6 +8,7 @@ mod gate;
 mod limits_of_a_share;
 mod locks_wait_in_the_device;
 mod malformed_requests_get_an_answer;
+mod mechanisms_change_no_answer;
 mod rig;
 mod slow_files_stall_nobody;
 mod state_ends_with_its_driver;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use calgary_tests::guest::{GuestOptions, IommuOptions, Mapping, Session, ShareOptions};
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig, ShareLimits};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
+use calgaryd::device::Mechanisms;
 use calgaryd::device::iommu::Iommu;
 use iommu_calgary::TableSize;
 use tempfile::TempDir;
@@ -46,19 +46,24 @@ impl Rig {
 
     /// The same as [`Rig::new`], with these limits for both shares.
     pub(crate) fn with_limits(change: impl Fn(&mut ShareLimits)) -> Self {
-        Self::build(TableSize::MiB64, false, |share| change(&mut share.limits))
+        Self::build(TableSize::MiB64, false, |config| {
+            config.shares.iter_mut().for_each(|share| change(&mut share.limits));
+        })
     }
 
-    fn build(window: TableSize, boot_bypass: bool, change: impl Fn(&mut ShareConfig)) -> Self {
+    /// The same as [`Rig::new`], by these mechanisms only.
+    pub(crate) fn with_mechanisms(mechanisms: Mechanisms) -> Self {
+        Self::build(TableSize::MiB64, false, |config| config.mechanisms = mechanisms)
+    }
+
+    fn build(window: TableSize, boot_bypass: bool, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
         std::fs::create_dir(&shared).unwrap();
         let socket = |name: &str| root.path().join(format!("{name}.sock"));
         let share = |tag: &str, endpoint: &str, iommu| {
             let share = ShareConfig::new(tag.parse().unwrap(), &shared, socket(tag)).over(TRANSPORT);
-            let mut share = share.at(endpoint.parse().unwrap(), iommu);
-            change(&mut share);
-            share
+            share.at(endpoint.parse().unwrap(), iommu)
         };
         let iommu = IommuConfig {
             socket: socket("iommu"),
@@ -68,11 +73,12 @@ impl Rig {
             boot_bypass,
             reserved: Vec::new(),
         };
-        let config = ServeConfig {
+        let mut config = ServeConfig {
             iommu: Some(iommu),
             shares: vec![share(TRANSLATED, "00:06.0", true), share(DIRECT, "00:07.0", false)],
-            poll: PollPolicy::default(),
+            ..ServeConfig::default()
         };
+        change(&mut config);
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Self { daemon, config, root }
     }

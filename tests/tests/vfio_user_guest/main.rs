@@ -14,6 +14,8 @@ mod limits_of_a_share;
 mod locks_wait_in_the_device;
 #[path = "../user_space_guest/malformed_requests_get_an_answer.rs"]
 mod malformed_requests_get_an_answer;
+#[path = "../user_space_guest/mechanisms_change_no_answer.rs"]
+mod mechanisms_change_no_answer;
 mod raw;
 mod registers_answer_at_once;
 #[path = "../user_space_guest/rig.rs"]

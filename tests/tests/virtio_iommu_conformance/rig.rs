@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use calgaryd::config::{Content, IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
-use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::Iommu;
 use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
@@ -49,7 +48,7 @@ impl Rig {
             boot_bypass,
             reserved: Vec::new(),
         };
-        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
+        let config = ServeConfig { iommu: Some(iommu), shares, ..ServeConfig::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
         Self { daemon, config, root }
     }

@@ -18,7 +18,6 @@ use self::report::Report;
 use super::Failure;
 use crate::config::{AddressRange, IommuConfig, ServeConfig, ShareConfig};
 use crate::daemon::{Daemon, Signals};
-use crate::device::PollPolicy;
 use crate::transport::TransportKind;
 
 /// Boot Linux with one folder shared twice, behind the IOMMU and outside it, verify what it reads and writes, and report
@@ -114,7 +113,7 @@ impl Stage {
         let socket = folder.socket("iommu");
         let iommu = IommuConfig { socket, transport, at: iommu_at, window, boot_bypass: false, reserved };
         let shares = vec![share(TRANSLATED, slots[0], true)?, share(DIRECT, slots[1], false)?];
-        let config = ServeConfig { iommu: Some(iommu), shares, poll: PollPolicy::default() };
+        let config = ServeConfig { iommu: Some(iommu), shares, ..ServeConfig::default() };
         let daemon = Daemon::start(&config, Signals::Leave).map_err(|cause| Failure::Runtime(cause.to_string()))?;
         Ok(Self { folder, daemon, config, size_mib })
     }

@@ -33,7 +33,7 @@ use frontend_spec::virtio::{DEVICE_ID_IOMMU, feature};
 use self::batch::Batch;
 use super::poll::Poller;
 use super::throttle::Throttle;
-use super::{PollPolicy, Queue, Shared};
+use super::{Mechanisms, PollPolicy, Queue, Shared};
 use crate::dma::Dma;
 use crate::memory::GuestRam;
 use crate::ring::{Ring, RingError, RingLayout};
@@ -63,6 +63,7 @@ pub struct IommuDevice {
     acked: AtomicU64,
     shared: Shared<Worker>,
     throttle: Throttle,
+    largest_batch: u16,
 }
 
 /// What the thread that serves the queues works with.
@@ -91,7 +92,20 @@ impl IommuDevice {
             poller: Poller::new(poll),
             taken: 0,
         };
-        Self { identity, iommu, acked: AtomicU64::new(0), shared: Shared::new(worker), throttle: Throttle::default() }
+        Self {
+            identity,
+            iommu,
+            acked: AtomicU64::new(0),
+            shared: Shared::new(worker),
+            throttle: Throttle::default(),
+            largest_batch: Mechanisms::default().largest_batch(),
+        }
+    }
+
+    /// The same with these mechanisms.
+    #[must_use]
+    pub fn with_mechanisms(self, mechanisms: Mechanisms) -> Self {
+        Self { largest_batch: mechanisms.largest_batch(), ..self }
     }
 
     /// Whether the driver accepted `bit`.

@@ -89,7 +89,7 @@ impl IommuDevice {
         let mut served = 0;
         let mut slots = batch.take_slots();
         loop {
-            let pending = queue.ring.pending(&window)?;
+            let pending = queue.ring.pending(&window)?.min(self.largest_batch);
             if pending == 0 || self.shared.is_wanted() && served > 0 {
                 batch.keep_slots(slots);
                 return Ok(served);

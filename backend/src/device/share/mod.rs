@@ -43,7 +43,7 @@ use self::taking::Hand;
 use super::iommu::{FaultRecord, Iommu};
 use super::poll::Poller;
 use super::throttle::{Throttle, warn_throttled};
-use super::{PollPolicy, Queue, Shared};
+use super::{Mechanisms, PollPolicy, Queue, Shared};
 use crate::dma::{Dma, DmaFault};
 use crate::memory::GuestRam;
 use crate::ring::{Ring, RingLayout};
@@ -72,6 +72,7 @@ pub struct ShareDevice<F: FileSystem = Passthrough> {
     pool: Pool<Job>,
     max_message: u64,
     landing_limit: Duration,
+    zero_copy: bool,
     translated: Option<Translated>,
     shared: Shared<Worker>,
     stats: ShareStats,
@@ -148,6 +149,7 @@ impl<F: FileSystem> ShareDevice<F> {
             pool: workers(&core, DEFAULT_MAX_INFLIGHT),
             core,
             landing_limit: LANDING_LIMIT,
+            zero_copy: Mechanisms::default().zero_copy,
             max_message: u64::from(max_message),
             translated,
             shared: Shared::new(worker),
@@ -169,6 +171,14 @@ impl<F: FileSystem> ShareDevice<F> {
     #[must_use]
     pub fn with_landing_limit(self, landing_limit: Duration) -> Self {
         Self { landing_limit, ..self }
+    }
+
+    /// The same with these mechanisms.
+    #[must_use]
+    pub fn with_mechanisms(mut self, mechanisms: Mechanisms) -> Self {
+        self.shared.control().dma.set_coalescing(mechanisms.coalescing);
+        self.zero_copy = mechanisms.zero_copy;
+        self
     }
 
     /// Counters.

@@ -113,7 +113,7 @@ impl<F: FileSystem> ShareDevice<F> {
 
     /// Finds out where the request in hand can be worked on, and puts it there.
     fn place(&self, window: &Window<'_>, hand: &mut Hand) -> Result<Place, DmaFault> {
-        if self.is_translated() && !moves_much(window, &hand.chain)? {
+        if !self.zero_copy || self.is_translated() && !moves_much(window, &hand.chain)? {
             hand.copy_in(window, self.copy_limit())?;
             return Ok(Place::Copy);
         }
