@@ -5,14 +5,16 @@
 //! cloud-hypervisor, and as a libvirt domain, as far as those can have them.
 
 mod args;
+mod check;
+mod devices;
 mod machine;
 mod others;
 mod qemu;
 
 pub use args::{QemuArgs, shell_word};
+pub use check::AttachError;
+pub use devices::{
+    IOMMU_QUEUE_SIZE, IOMMU_QUEUES, IommuDevice, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment, ShareDevice,
+};
 pub use machine::QemuMachine;
 pub use others::OtherError;
-pub use qemu::{
-    AttachError, IOMMU_QUEUE_SIZE, IOMMU_QUEUES, IommuDevice, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment,
-    ShareDevice,
-};

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::args::QemuArgs;
-use super::qemu::{AttachError, IOMMU_QUEUE_SIZE, NINEP_QUEUE_SIZE, QemuAttachment};
+use super::check::AttachError;
+use super::devices::{IOMMU_QUEUE_SIZE, NINEP_QUEUE_SIZE, QemuAttachment};
 use crate::{TransportKind, ninep::MountTag, pci::Bdf};
 
 /// Why a VMM cannot have the devices.
