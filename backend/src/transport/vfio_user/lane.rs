@@ -187,3 +187,96 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
+
+    use super::super::doorbells::Service;
+    use super::*;
+    use crate::transport::{Identity, Interrupt};
+
+    /// A bound, not an expectation.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A device that tells what is asked of it, and takes new memory only when it is let.
+    struct Told {
+        identity: Identity,
+        said: Mutex<Sender<&'static str>>,
+        gate: Mutex<Receiver<()>>,
+    }
+
+    impl Told {
+        fn say(&self, what: &'static str) {
+            // Whoever listened may be gone.
+            let _ = self.said.lock().unwrap().send(what);
+        }
+    }
+
+    impl Device for Told {
+        fn identity(&self) -> &Identity {
+            &self.identity
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn ack_features(&self, _: u64) {}
+
+        fn read_config(&self, _: u32, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+
+        fn write_config(&self, _: u32, _: &[u8]) {}
+
+        fn set_memory(&self, _: Arc<GuestRam>) {
+            // A test that fails does not open it.
+            let _ = self.gate.lock().unwrap().recv_timeout(PATIENCE);
+        }
+
+        fn activate(&self, _: usize, _: RingLayout, _: u16, _: Arc<dyn Interrupt>) {
+            self.say("activate");
+        }
+
+        fn is_active(&self, _: usize) -> bool {
+            true
+        }
+
+        fn stop(&self, _: usize) -> Option<u16> {
+            None
+        }
+
+        fn service(&self, _: usize) {
+            self.say("service");
+        }
+
+        fn reset(&self) {
+            self.say("reset");
+        }
+    }
+
+    #[test]
+    fn a_kick_before_a_reset_that_waits_is_served_after_the_start_behind_it() {
+        let ((said, told), (open, gate)) = (channel(), channel());
+        let identity = Identity { name: "told".to_owned(), virtio_id: 9, queue_sizes: vec![8] };
+        let device: Arc<dyn Device> = Arc::new(Told { identity, said: Mutex::new(said), gate: Mutex::new(gate) });
+        let (stream, _client) = UnixStream::pair().unwrap();
+        let doorbells = Doorbells::new(1).unwrap();
+        let lane =
+            Lane::start(device.clone(), Arc::new(Channel::new(stream)), Interrupts::new(1), doorbells.clone()).unwrap();
+        let _service = Service::start(device, doorbells, lane.progress.clone()).unwrap();
+        // A driver's first life: it finds the status 0 while its reset still waits behind a change of memory, and goes on.
+        lane.put(Job::Memory(GuestRam::empty(), None));
+        lane.put(Job::Reset(None));
+        lane.put(Job::Start(0, RingLayout { size: 8, descriptors: 0, avail: 0x1000, used: 0x2000, event_idx: false }));
+        assert!(!lane.progress.kicked(0), "a queue that does not run was served");
+        assert!(told.try_recv().is_err());
+        open.send(()).unwrap();
+        for expected in ["reset", "activate", "service"] {
+            assert_eq!(told.recv_timeout(PATIENCE), Ok(expected));
+        }
+    }
+}
