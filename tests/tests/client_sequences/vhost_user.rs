@@ -1,37 +1,23 @@
-//! What the vhost-user clients of cloud-hypervisor and crosvm do differently from QEMU's: feature masks, widths and offsets
-//! of configuration accesses, queue sizes.
+//! The crate `vhost`'s front end with cloud-hypervisor's and crosvm's feature masks, widths and offsets of configuration
+//! accesses, and queue sizes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use calgary_tests::guest::{GuestMemory, Transport, VhostUserDevice, VhostUserOptions};
-use calgaryd::config::{ServeConfig, ShareConfig};
-use calgaryd::daemon::{Daemon, Signals};
+use calgaryd::transport::TransportKind::VhostUser;
 use frontend_spec::ninep;
-use tempfile::TempDir;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+
+use crate::serve;
 
 /// The virtio bits that cloud-hypervisor's generic vhost-user device lets through: INDIRECT_DESC, EVENT_IDX, VERSION_1,
 /// IN_ORDER, ORDER_PLATFORM, NOTIFICATION_DATA.
 const CLOUD_HYPERVISOR: u64 = 1 << 28 | 1 << 29 | 1 << 32 | 1 << 35 | 1 << 36 | 1 << 38;
 /// crosvm's default.
 const CROSVM_QUEUE_SIZE: u16 = 32_768;
-
-struct Served {
-    _daemon: Daemon,
-    socket: PathBuf,
-    _root: TempDir,
-}
-
-fn serve() -> Served {
-    let root = tempfile::tempdir().unwrap();
-    let socket = root.path().join("s");
-    let share = ShareConfig::new("home".parse().unwrap(), root.path(), &socket);
-    let config = ServeConfig { shares: vec![share], ..ServeConfig::default() };
-    Served { _daemon: Daemon::start(&config, Signals::Leave).unwrap(), socket, _root: root }
-}
 
 fn connect(socket: &Path, protocol: VhostUserProtocolFeatures) -> VhostUserDevice {
     let memory = Arc::new(GuestMemory::new(16).unwrap());
@@ -52,7 +38,7 @@ fn cloud_hypervisor() -> VhostUserProtocolFeatures {
 
 #[test]
 fn cloud_hypervisor_is_not_offered_what_the_daemon_cannot_do() {
-    let served = serve();
+    let served = serve(VhostUser);
     let device = connect(&served.socket, cloud_hypervisor());
     let missing = VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::LOG_SHMFD
@@ -65,7 +51,7 @@ fn cloud_hypervisor_is_not_offered_what_the_daemon_cannot_do() {
 
 #[test]
 fn cloud_hypervisors_mask_hides_the_mount_tag() {
-    let served = serve();
+    let served = serve(VhostUser);
     let mut device = connect(&served.socket, cloud_hypervisor());
     assert!(device.offered() & ninep::feature::MOUNT_TAG != 0);
     // Why `attach cloud-hypervisor` asks for vfio-user: its guest's driver refuses what is left.
@@ -75,7 +61,7 @@ fn cloud_hypervisors_mask_hides_the_mount_tag() {
 
 #[test]
 fn configuration_is_read_in_any_width_at_any_offset() {
-    let served = serve();
+    let served = serve(VhostUser);
     let mut device = connect(&served.socket, cloud_hypervisor());
     let whole = b"\x04\x00home";
     for offset in 0..8_u32 {
@@ -99,7 +85,7 @@ fn configuration_is_read_in_any_width_at_any_offset() {
 
 #[test]
 fn crosvms_unbounded_queues_are_refused_and_the_next_client_is_served() {
-    let served = serve();
+    let served = serve(VhostUser);
     let crosvm = VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::BACKEND_REQ
