@@ -64,7 +64,7 @@ pub const MAX_LOCK_OWNERS: usize = 4096;
 /// lock a file, and refuse the third.
 pub const MIN_LOCK_OWNERS: usize = 16;
 
-/// Locked ranges in all. Each costs kernel memory that no resource limit counts, and the kernel walks all ranges of a file
+/// Locked ranges in all, whether a lock or an unlock in its middle makes them. Each costs kernel memory that no resource limit counts, and the kernel walks all ranges of a file
 /// for each lock on it: about a millisecond at this many.
 pub const MAX_LOCK_RANGES: usize = 8192;
 

@@ -157,6 +157,28 @@ fn ranges_are_bounded_and_come_back() {
 }
 
 #[test]
+fn holes_in_ranges_are_bounded_too() {
+    const FILES: usize = 64;
+    let (_folder, client) = connect_fresh();
+    let fids: Vec<Fid> = (1..=64).map(Fid).collect();
+    for fid in &fids {
+        client.create_in_root(*fid, &fid.0.to_string(), OpenFlags::RDWR).unwrap();
+        assert_eq!(client.lock(*fid, LockType::WRITE, ALL, 1), Ok(LockStatus::SUCCESS));
+    }
+    let unlock = |at: usize| {
+        let start = u64::try_from(at / FILES * 2 + 1).unwrap();
+        client.lock(fids[at % FILES], LockType::UNLOCK, (start, 1), 1)
+    };
+    let most = virtio_9p::limits::MAX_LOCK_RANGES;
+    let made = (0..=most).take_while(|at| unlock(*at) == Ok(LockStatus::SUCCESS)).count();
+    assert_eq!(made, most - FILES, "each unlock in the middle of a range makes one more");
+    assert_eq!(unlock(made), Err(Errno::ENOLCK));
+    // One that makes none more is never refused.
+    assert_eq!(client.lock(Fid(1), LockType::UNLOCK, ALL, 1), Ok(LockStatus::SUCCESS));
+    assert_eq!(unlock(made + 1), Ok(LockStatus::SUCCESS));
+}
+
+#[test]
 fn owners_are_bounded_and_come_back() {
     let (_folder, client) = connect_fresh();
     open_file(&client, &[1]);

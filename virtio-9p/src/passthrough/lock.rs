@@ -129,7 +129,9 @@ impl Owner {
         let mut ranges = lock(&self.ranges);
         let before = ranges.len();
         let total = &self.table.ranges;
-        if request.kind != LockType::UNLOCK && total.load(Ordering::Relaxed) >= MAX_LOCK_RANGES {
+        // An unlock in the middle of a range leaves two.
+        let adds = request.kind != LockType::UNLOCK || ranges.is_split_by(request.range);
+        if adds && total.load(Ordering::Relaxed) >= MAX_LOCK_RANGES {
             return Err(Errno::ENOLCK);
         }
         if !rawio::set_lock(self.fd.as_fd(), request.kind, request.range)? {

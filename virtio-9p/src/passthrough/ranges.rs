@@ -19,6 +19,11 @@ impl RangeSet {
         self.touching(range.start, range.end).any(|(start, end, _)| start < range.end && end > range.start)
     }
 
+    /// Whether letting go of `range` leaves one range more.
+    pub(super) fn is_split_by(&self, range: LockRange) -> bool {
+        self.0.range(..range.start).next_back().is_some_and(|(_, (end, _))| *end > range.end)
+    }
+
     /// The ranges that overlap `start..end` or border on it.
     fn touching(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64, LockType)> + '_ {
         let before = self.0.range(..start).next_back();
@@ -68,7 +73,10 @@ mod tests {
             let mut bytes = [LockType::UNLOCK; 64];
             for (start, len, kind) in steps {
                 let kind = LockType(kind);
-                set.set(LockRange { start, end: start + len }, kind);
+                let range = LockRange { start, end: start + len };
+                let (before, splits) = (set.len(), set.is_split_by(range));
+                set.set(range, kind);
+                prop_assert!(kind != LockType::UNLOCK || (set.len() > before) == splits);
                 for at in start..start + len {
                     bytes[usize::try_from(at).unwrap()] = kind;
                 }
