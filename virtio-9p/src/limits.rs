@@ -78,6 +78,10 @@ pub const MAX_CLIENT_ID: usize = 255;
 /// Least descriptors that the passthrough file system keeps to: a request may need several at a time.
 pub const MIN_DESCRIPTORS: usize = 8;
 
+/// Descriptors that may be open beyond the budget while none can be closed, before requests are refused: those in use by
+/// requests under way.
+pub const DESCRIPTORS_UNDER_WAY: usize = 128;
+
 /// Descriptors closed at once when the budget is spent, so that the search for them is paid by many requests.
 pub const RECLAIM_BATCH: usize = 64;
 

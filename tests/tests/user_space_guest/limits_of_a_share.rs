@@ -41,6 +41,29 @@ fn fids() {
 }
 
 #[test]
+fn descriptors_of_files_that_have_no_way_back() {
+    /// More than a share of 8 descriptors may have while requests are under way.
+    const MANY: u32 = 1000;
+    let (_rig, mut guest) = share(|limits| limits.max_descriptors = Some(8));
+    let client = &mut guest.shares[0].client;
+    let open_and_remove = |client: &mut NinepClient, fid: u32| {
+        client.walk(ROOT_FID, fid, &[])?;
+        client.lcreate(fid, b"gone", READ_WRITE, 0o600, 0)?;
+        client.unlinkat(ROOT_FID, b"gone", 0)
+    };
+    let (last, refused) = (1..MANY)
+        .find_map(|fid| open_and_remove(client, fid).err().map(|error| (fid, error)))
+        .expect("one share takes the descriptors of all");
+    assert_eq!(refused.errno(), Some(ENFILE));
+    assert!(last > 4);
+    for fid in 1..last {
+        client.clunk(fid).unwrap();
+    }
+    let _ = client.clunk(last);
+    open_and_remove(client, 1).unwrap();
+}
+
+#[test]
 fn lock_owners() {
     let (_rig, mut guest) = share(|limits| limits.max_lock_owners = Some(2));
     let client = &mut guest.shares[0].client;

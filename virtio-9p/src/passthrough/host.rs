@@ -62,7 +62,7 @@ impl Host {
 
     /// Runs what opens a descriptor, again after closing others if the process or the system has none left.
     pub(super) fn with_room<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        self.pool.make_room();
+        self.pool.make_room()?;
         match open() {
             Err(Errno::EMFILE | Errno::ENFILE) => {
                 self.pool.reclaim();

@@ -87,21 +87,30 @@ impl LockTable {
         lock(&self.owners).get(key)?.upgrade()
     }
 
-    /// The owner, made with a description from `open` if there is none; `ENOLCK` if there are too many.
+    /// The owner, made with a description from `open` if there is none; `ENOLCK` if there are too many. The map is not locked
+    /// during `open`, which may close other files, and with them owners.
     fn find_or_insert(
         self: &Arc<LockTable>,
         key: Key,
         host: &Arc<Host>,
         open: impl FnOnce() -> Result<OwnedFd, Errno>,
     ) -> Result<Arc<Owner>, Errno> {
-        let mut owners = lock(&self.owners);
-        if let Some(owner) = owners.get(&key).and_then(Weak::upgrade) {
+        let is_full = |owners: &HashMap<Key, Weak<Owner>>| owners.len() >= host.pool.lock_owners();
+        if let Some(owner) = self.find(&key) {
             return Ok(owner);
         }
-        if owners.len() >= host.pool.lock_owners() {
+        if is_full(&lock(&self.owners)) {
             return Err(Errno::ENOLCK);
         }
         let fd = open()?;
+        let mut owners = lock(&self.owners);
+        // Another thread may have come first.
+        if let Some(owner) = owners.get(&key).and_then(Weak::upgrade) {
+            return Ok(owner);
+        }
+        if is_full(&owners) {
+            return Err(Errno::ENOLCK);
+        }
         host.pool.opened();
         let (host, table) = (host.clone(), self.clone());
         let owner = Arc::new(Owner { fd, host, ranges: Mutex::default(), key: key.clone(), table });
@@ -194,5 +203,37 @@ impl Passthrough {
             return open(OFlags::RDONLY);
         }
         open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).or_else(|_| open(OFlags::WRONLY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Name, PassthroughOptions};
+
+    #[test]
+    fn owners_may_go_while_a_description_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("f"), "").unwrap();
+        let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
+        let (inode, _) = files.host.reach(&files.root, Name::existing(b"f").unwrap()).unwrap();
+        let owner = |proc_id| Key::new(0, &inode, &LockOwner { proc_id, client_id: b"" });
+        let make = |key, open: &dyn Fn()| {
+            files.locks.find_or_insert(key, &files.host, || {
+                open();
+                files.open_for_locks(&inode)
+            })
+        };
+        let going = Mutex::new(Some(make(owner(1), &|| ()).unwrap()));
+        // What a reclaim does when it meets the last reference to a file that was clunked.
+        let made = make(owner(2), &|| {
+            assert!(files.locks.owners.try_lock().is_ok(), "this would wait for itself");
+            drop(lock(&going).take());
+        });
+        assert!(made.is_ok() && files.locks.find(&owner(1)).is_none());
+        // Another thread may make the same owner meanwhile: there is one.
+        let inner = Mutex::new(None);
+        let outer = make(owner(3), &|| *lock(&inner) = Some(make(owner(3), &|| ()).unwrap())).unwrap();
+        assert!(lock(&inner).as_ref().is_some_and(|inner| Arc::ptr_eq(inner, &outer)));
     }
 }

@@ -116,7 +116,7 @@ impl Inode {
 
     #[cold]
     fn open_again(&self) -> Result<InUse<'_>, Errno> {
-        self.host.pool.make_room();
+        self.host.pool.make_room()?;
         let _shared = self.host.places.shared();
         self.open_at_place()?;
         // Filled, and it cannot be closed before the lock is gone.

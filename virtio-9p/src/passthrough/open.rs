@@ -96,7 +96,7 @@ impl OpenFile {
     fn open_again(&self) -> Result<InUse<'_>, Errno> {
         let host = &self.inode.host;
         loop {
-            host.pool.make_room();
+            host.pool.make_room()?;
             let opening = lock(&self.openings);
             if !self.shared.load(Ordering::Acquire) && !self.descriptor.is_open() {
                 let path = self.inode.fd()?;

@@ -42,8 +42,8 @@ pub struct PassthroughOptions {
     /// cache from then on. Off, all do.
     pub direct_io: bool,
     /// Most descriptors for nodes, open files and locks together, at least 8; those that were not used for longest are closed
-    /// when more are needed. 0 is the soft `RLIMIT_NOFILE` at the start, less an eighth. Several folders in one process share
-    /// that limit.
+    /// when more are needed. Unlinked files keep theirs: beyond this and 128 for requests under way `ENFILE`. 0 is the soft
+    /// `RLIMIT_NOFILE` at the start, less an eighth. Several folders in one process share that limit.
     pub max_descriptors: usize,
     /// Most lock owners (a process of a client on one file) at a time, each with a descriptor that stays open; beyond it
     /// `ENOLCK`. 0 is a quarter of the descriptors, at least 16 and at most 4,096.

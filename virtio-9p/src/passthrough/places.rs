@@ -65,22 +65,23 @@ pub(super) struct Spot<'a> {
 }
 
 impl Host {
-    /// Removes the name `spot` by `change`.
+    /// Removes the name `spot` by `change`. `ENFILE` if the file needs a descriptor from then on and there is none.
     pub(super) fn remove_name<T>(&self, spot: Spot<'_>, change: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let shared = self.places.shared();
         if self.places.is_empty() {
             return change();
         }
         drop(shared);
+        self.make_room_to_keep();
         let mut map = self.places.exclusive();
-        let kept = self.keep(&mut map, spot);
+        let kept = self.keep(&mut map, spot)?;
         let result = change();
         drop(map);
         drop(kept);
         result
     }
 
-    /// Moves `from` to `to` by `change`.
+    /// Moves `from` to `to` by `change`; errors as for [`Host::remove_name`].
     pub(super) fn move_name<T>(
         &self,
         from: Spot<'_>,
@@ -92,8 +93,9 @@ impl Host {
             return change();
         }
         drop(shared);
+        self.make_room_to_keep();
         let mut map = self.places.exclusive();
-        let kept = self.keep(&mut map, to);
+        let kept = self.keep(&mut map, to)?;
         // Two names of one file both stay.
         let same = id_at(from.dir, from.name.as_bytes()).ok() == id_at(to.dir, to.name.as_bytes()).ok();
         let paths = self.path_of(from).zip(self.path_of(to)).filter(|_| !same);
@@ -108,16 +110,24 @@ impl Host {
         result
     }
 
-    /// Opens the closed descriptors of the file that has the name, for good.
-    fn keep(&self, map: &mut Map, spot: Spot<'_>) -> Vec<Arc<Inode>> {
+    /// What [`Host::keep`] needs cannot be made under the places' lock; whether it is enough shows there.
+    fn make_room_to_keep(&self) {
+        let _ = self.pool.make_room();
+    }
+
+    /// Opens the closed descriptors of the file that has the name, for good; all or none of them.
+    fn keep(&self, map: &mut Map, spot: Spot<'_>) -> Result<Vec<Arc<Inode>>, Errno> {
         let Ok(id) = id_at(spot.dir, spot.name.as_bytes()) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
+        if !self.pool.has_room_for(map.get(&id).map_or(0, Vec::len)) {
+            return Err(Errno::ENFILE);
+        }
         let files: Vec<Arc<Inode>> = map.remove(&id).unwrap_or_default().iter().filter_map(Weak::upgrade).collect();
         for file in &files {
             file.keep_open();
         }
-        files
+        Ok(files)
     }
 
     /// The path of a name below the root, without a leading slash.

@@ -24,12 +24,16 @@
 //! before a name is removed or replaced, a closed descriptor of that file is opened and stays. A rename or removal by the
 //! host's own programs is noticed at the next use: `ESTALE`, as on NFS.
 //!
-//! If nothing can be closed the process limit has the last word, and the client gets `ENFILE`.
+//! If nothing can be closed, the client gets `ENFILE` a little beyond the budget, and one share cannot take what belongs to
+//! another or to the process itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::limits::{MAX_LOCK_OWNERS, MIN_DESCRIPTORS, MIN_LOCK_OWNERS, RECLAIM_BATCH, RECLAIM_SCAN};
+use crate::errno::Errno;
+use crate::limits::{
+    DESCRIPTORS_UNDER_WAY, MAX_LOCK_OWNERS, MIN_DESCRIPTORS, MIN_LOCK_OWNERS, RECLAIM_BATCH, RECLAIM_SCAN,
+};
 use crate::session::lock;
 
 /// What has a descriptor that can be closed.
@@ -44,6 +48,8 @@ pub(super) trait Reclaim: Send + Sync {
 #[derive(Default)]
 pub(super) struct Pool {
     budget: usize,
+    /// What is never exceeded.
+    most: usize,
     lock_owners: usize,
     open: AtomicUsize,
     list: Mutex<List>,
@@ -73,7 +79,11 @@ impl Pool {
             0 => (budget / 4).clamp(MIN_LOCK_OWNERS, MAX_LOCK_OWNERS),
             lock_owners => lock_owners,
         };
-        Pool { budget: budget.max(MIN_DESCRIPTORS), lock_owners, ..Pool::default() }
+        let budget = budget.max(MIN_DESCRIPTORS);
+        // Of the owners a quarter of the budget is for, and more were asked for.
+        let more = lock_owners.saturating_sub(budget / 4).saturating_add(DESCRIPTORS_UNDER_WAY);
+        let most = budget.saturating_add(more);
+        Pool { budget, most, lock_owners, ..Pool::default() }
     }
 
     /// Counts a descriptor that was opened; whether it should be listed.
@@ -93,12 +103,20 @@ impl Pool {
         self.lock_owners
     }
 
-    /// Closes descriptors if the budget is spent. Called before one is opened, with no lock of this module's users held.
+    /// Closes descriptors if the budget is spent; `ENFILE` if that is not possible. Called before one is opened, with no lock
+    /// of this module's users held.
     #[inline]
-    pub(super) fn make_room(&self) {
-        if self.open.load(Ordering::Relaxed) >= self.budget {
-            self.reclaim();
+    pub(super) fn make_room(&self) -> Result<(), Errno> {
+        if self.open.load(Ordering::Relaxed) < self.budget {
+            return Ok(());
         }
+        self.reclaim();
+        if self.has_room_for(1) { Ok(()) } else { Err(Errno::ENFILE) }
+    }
+
+    /// Whether so many more may be opened, without closing others.
+    pub(super) fn has_room_for(&self, more: usize) -> bool {
+        self.open.load(Ordering::Relaxed).saturating_add(more) <= self.most
     }
 
     /// Lists what may be closed later.
@@ -114,6 +132,8 @@ impl Pool {
     /// Closes some of the descriptors that were not used for longest.
     #[cold]
     pub(super) fn reclaim(&self) {
+        // Dropped after the lock: the last reference may go with one, which closes more and may ask for room itself.
+        let mut looked_at = Vec::new();
         let mut list = lock(&self.list);
         let mut closed = 0;
         for _ in 0..RECLAIM_SCAN {
@@ -129,8 +149,65 @@ impl Pool {
                 closed += 1;
             }
             list.hand = at + 1;
-            // The last reference may go here, and closes more; nothing of that needs the list.
-            drop(entry);
+            looked_at.push(entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_closed_ends_at_a_bound() {
+        let pool = Pool::new(MIN_DESCRIPTORS, 0);
+        let opened = std::iter::from_fn(|| pool.make_room().is_ok().then(|| pool.opened())).count();
+        let owners = MIN_LOCK_OWNERS - MIN_DESCRIPTORS / 4;
+        assert_eq!(opened, MIN_DESCRIPTORS + owners + DESCRIPTORS_UNDER_WAY);
+        assert_eq!(pool.make_room(), Err(Errno::ENFILE));
+        pool.closed();
+        assert_eq!(pool.make_room(), Ok(()));
+        assert!(Pool::new(usize::MAX, usize::MAX).has_room_for(usize::MAX));
+    }
+
+    /// Its only lasting reference goes while it is looked at, as when another thread clunks it.
+    struct Vanishing {
+        pool: Arc<Pool>,
+        last: Mutex<Option<Arc<Vanishing>>>,
+        list_was_free: Arc<AtomicBool>,
+    }
+
+    impl Reclaim for Vanishing {
+        fn was_used(&self) -> bool {
+            drop(lock(&self.last).take());
+            true
+        }
+
+        fn reclaim(self: Arc<Self>) -> bool {
+            false
+        }
+    }
+
+    impl Drop for Vanishing {
+        fn drop(&mut self) {
+            self.list_was_free.store(self.pool.list.try_lock().is_ok(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_by_a_reclaim_may_ask_for_room_itself() {
+        let pool = Arc::new(Pool::new(MIN_DESCRIPTORS, 0));
+        let list_was_free = Arc::new(AtomicBool::new(false));
+        let entry =
+            Arc::new(Vanishing { pool: pool.clone(), last: Mutex::default(), list_was_free: list_was_free.clone() });
+        let weak: Weak<Vanishing> = Arc::downgrade(&entry);
+        pool.list(weak);
+        let within = entry.clone();
+        *lock(&within.last) = Some(entry);
+        drop(within);
+        pool.reclaim();
+        assert!(list_was_free.load(Ordering::Relaxed));
     }
 }
