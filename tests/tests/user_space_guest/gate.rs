@@ -1,4 +1,4 @@
-//! A file system of one file, the root, whose reads and syncs a test holds up.
+//! A file system of one file, the root, whose reads, syncs and locks a test holds up.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,7 +7,7 @@ use calgary_tests::guest::{GuestMemory, GuestPhys, ROOT_FID};
 use calgaryd::supervisor::{Protocol, StopHandle};
 use calgaryd::transport::TransportKind;
 use virtio_9p::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs};
-use virtio_9p::{Attach, Entry, Errno, FileSystem, Hindrance, Name, Opened, Patience, Work, Writable};
+use virtio_9p::{Attach, Entry, Errno, FileSystem, Hindrance, LockRequest, Name, Opened, Patience, Work, Writable};
 
 use crate::TRANSPORT;
 
@@ -16,10 +16,12 @@ pub(crate) const CONTENT: &[u8] = b"came late";
 /// Bytes of a Tread.
 pub(crate) const TREAD: u32 = 23;
 
-/// Its reads and syncs tell that they have begun and end when they are let.
+/// Its reads, syncs and locks tell that they have begun and end when they are let.
 pub(crate) struct Gate {
-    /// It says beforehand that they take long.
+    /// It says beforehand that reads and syncs take long.
     slow: bool,
+    /// It says that everything may.
+    far: bool,
     begun: Mutex<Sender<()>>,
     open: Mutex<Receiver<()>>,
 }
@@ -73,7 +75,13 @@ impl FileSystem for Gate {
     }
 
     fn needs(&self, work: Work) -> Patience {
-        if self.slow && work == Work::Sync { Patience::Endless } else { Patience::None }
+        if self.far || (self.slow && work == Work::Sync) { Patience::Endless } else { Patience::None }
+    }
+
+    /// Somebody else has it, for ever.
+    fn lock(&self, (): &(), _: &LockRequest<'_>) -> Result<bool, Errno> {
+        self.pass()?;
+        Ok(false)
     }
 
     fn readdir(&self, (): &(), _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
@@ -86,13 +94,23 @@ impl Gate {
     pub(crate) fn new() -> (Self, Receiver<()>, Sender<()>) {
         let (begun_sender, begun) = channel();
         let (open, open_receiver) = channel();
-        (Self { slow: false, begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) }, begun, open)
+        (
+            Self { slow: false, far: false, begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) },
+            begun,
+            open,
+        )
     }
 
     /// The same, but known to be slow: its reads and syncs are for a thread that may wait.
     pub(crate) fn slow() -> (Self, Receiver<()>, Sender<()>) {
         let (gate, begun, open) = Self::new();
         (Self { slow: true, ..gate }, begun, open)
+    }
+
+    /// The same on another machine: even names are for a thread that may wait.
+    pub(crate) fn far() -> (Self, Receiver<()>, Sender<()>) {
+        let (gate, begun, open) = Self::slow();
+        (Self { far: true, ..gate }, begun, open)
     }
 
     fn pass(&self) -> Result<(), Errno> {

@@ -6,6 +6,7 @@ use calgaryd::transport::TransportKind;
 mod bench;
 mod gate;
 mod limits_of_a_share;
+mod locks_on_a_far_file_system;
 mod locks_wait_in_the_device;
 mod malformed_requests_get_an_answer;
 mod mechanisms_change_no_answer;

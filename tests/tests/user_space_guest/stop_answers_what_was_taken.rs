@@ -8,6 +8,7 @@ use calgary_tests::guest::ninep::Call;
 
 use crate::bench::Bench;
 use crate::gate::{CONTENT, Gate};
+use crate::locks_on_a_far_file_system::{answers, tried};
 
 const EIO: u32 = 5;
 
@@ -51,4 +52,14 @@ fn a_pause_does_not_wait_for_ever_and_says_that_the_outcome_is_unknown() {
     bench.begun.recv().unwrap();
     bench.open.send(()).unwrap();
     assert_eq!(client.collect(read).unwrap().data().unwrap(), CONTENT);
+}
+
+#[test]
+fn a_pause_does_not_wait_for_ever_for_a_lock_that_is_being_tried() {
+    let (mut bench, lock) = tried(|share| share.with_landing_limit(Duration::from_millis(20)));
+    let client = &mut bench.guest.shares[0].client;
+    let base = client.stop().unwrap();
+    client.resume(base).unwrap();
+    assert_eq!(client.collect(lock).unwrap_err().errno(), Some(EIO));
+    answers(&mut bench);
 }

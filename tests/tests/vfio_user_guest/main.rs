@@ -10,6 +10,8 @@ mod gate;
 mod hostile_messages_get_an_answer;
 #[path = "../user_space_guest/limits_of_a_share.rs"]
 mod limits_of_a_share;
+#[path = "../user_space_guest/locks_on_a_far_file_system.rs"]
+mod locks_on_a_far_file_system;
 #[path = "../user_space_guest/locks_wait_in_the_device.rs"]
 mod locks_wait_in_the_device;
 #[path = "../user_space_guest/malformed_requests_get_an_answer.rs"]

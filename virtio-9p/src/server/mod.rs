@@ -167,6 +167,8 @@ impl<F: FileSystem> Server<F> {
     #[inline]
     fn needs(&self, kind: MessageType) -> Patience {
         match kind {
+            // What it gives up may be tried at this moment.
+            MessageType::TFLUSH if self.parked_count() > 0 => self.fs.needs(Work::Names),
             // These find out by trying, and the others touch no file.
             MessageType::TREAD | MessageType::TWRITE | MessageType::TFLUSH | MessageType::TAUTH => Patience::None,
             MessageType::TFSYNC => self.fs.needs(Work::Sync),

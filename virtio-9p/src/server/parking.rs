@@ -96,9 +96,11 @@ impl<F: FileSystem> Server<F> {
     }
 
     /// Ends the wait of all parked requests with the answer `BLOCKED`: their clients ask again. For a caller that has to answer
-    /// everything that it has taken, such as a queue that stops.
-    pub fn return_parked(&self) {
-        self.session.parked.return_all();
+    /// everything that it has taken, such as a queue that stops. False, and nothing is done, while another thread tries them,
+    /// which the file system may keep.
+    #[must_use]
+    pub fn return_parked(&self) -> bool {
+        self.session.parked.return_all()
     }
 
     /// Tries the parked requests again.

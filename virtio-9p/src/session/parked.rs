@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::FidState;
-use super::sync::lock;
+use super::sync::{lock, try_lock};
 use crate::errno::Errno;
 use crate::fs::{FileSystem, LockRange};
 use crate::wire::{Fid, LockType, Tag};
@@ -48,6 +48,9 @@ pub(crate) struct Finished {
 }
 
 /// The requests of a session that wait, in the order in which they came, and those whose wait is over.
+///
+/// Those that wait are locked while they are tried, so that none is given up and granted at once. What tries them may be kept
+/// by the file system.
 pub(crate) struct Parked<F: FileSystem> {
     waiting: Mutex<Vec<Waiting<F>>>,
     finished: Mutex<VecDeque<Finished>>,
@@ -99,9 +102,12 @@ impl<F: FileSystem> Parked<F> {
         self.settle(&mut lock(&self.waiting), |_| Some(Answer::Cancelled));
     }
 
-    /// Lets all be asked for again.
-    pub(crate) fn return_all(&self) {
-        self.settle(&mut lock(&self.waiting), |_| Some(Answer::AskAgain));
+    /// Lets all be asked for again; false, and nothing is done, while they are tried.
+    pub(crate) fn return_all(&self) -> bool {
+        let waiting = try_lock(&self.waiting);
+        let free = waiting.is_some();
+        waiting.into_iter().for_each(|mut waiting| self.settle(&mut waiting, |_| Some(Answer::AskAgain)));
+        free
     }
 
     fn settle(&self, waiting: &mut Vec<Waiting<F>>, answer: impl Fn(&Waiting<F>) -> Option<Answer>) {

@@ -36,30 +36,45 @@ pub(super) struct Core<F: FileSystem> {
     pub(super) server: Server<F>,
     pub(super) wake: Wake,
     finished: Mutex<Vec<Finished>>,
-    /// There is something for the queue's thread to collect.
+    /// A worker has done something since the queue's thread last collected. Set while `finished` is locked.
     any: AtomicBool,
     news: Condvar,
+    /// A worker tries the parked locks, or is about to.
+    trying: AtomicBool,
 }
 
 impl<F: FileSystem> Core<F> {
     pub(super) fn new(server: Server<F>) -> io::Result<Self> {
         let (finished, news) = (Mutex::default(), Condvar::new());
-        Ok(Self { server, wake: Wake::new()?, finished, any: AtomicBool::new(false), news })
+        let [any, trying] = [false; 2].map(AtomicBool::new);
+        Ok(Self { server, wake: Wake::new()?, finished, any, news, trying })
     }
 
     /// What a worker does.
     pub(super) fn work(&self, job: Job) {
-        match job {
+        let done = match job {
             Job::Answer(mut copied) => {
                 let Copied { ticket, request, reply } = &mut copied;
                 let started = self.server.start_bytes(request, reply, *ticket);
-                self.lock().push(Finished { copied, started });
+                Some(Finished { copied, started })
             }
-            Job::TryLocks => self.server.retry_parked(),
-        }
+            Job::TryLocks => {
+                self.server.retry_parked();
+                self.trying.store(false, Ordering::Release);
+                None
+            }
+        };
+        let mut finished = self.lock();
+        finished.extend(done);
         self.any.store(true, Ordering::Release);
+        drop(finished);
         self.news.notify_all();
         self.wake.now();
+    }
+
+    /// Whether a worker is to be given [`Job::TryLocks`]: one at a time, since the file system may keep it.
+    pub(super) fn begins_trying(&self) -> bool {
+        !self.trying.swap(true, Ordering::AcqRel)
     }
 
     /// Whether there is something to collect.
@@ -78,7 +93,7 @@ impl<F: FileSystem> Core<F> {
     /// Waits until there is something to collect; false if `until` passed first.
     pub(super) fn wait_finished(&self, until: Instant) -> bool {
         let mut finished = self.lock();
-        while finished.is_empty() {
+        while !self.has_finished() {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
             finished = self.news.wait_timeout(finished, left).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -17,8 +17,14 @@ use crate::ring::{Buffer, RingError};
 
 /// Bytes of a reply that are copied to the guest in one window, so that no UNMAP waits for long.
 const DELIVERY: usize = 64 << 10;
-/// Longest reply to a lock that was parked, in bytes: an `Rlerror`.
+/// Longest reply that is made here, in bytes: an `Rlerror`.
 const LOCK_REPLY: usize = 11;
+
+/// Room for a reply in `to`, of at most [`LOCK_REPLY`] bytes.
+fn short_room(to: &[Buffer]) -> usize {
+    let room = to.iter().map(|buffer| u64::from(buffer.len)).sum::<u64>();
+    host_len(room.min(LOCK_REPLY as u64))
+}
 
 impl<F: FileSystem> ShareDevice<F> {
     /// Gives a job to a worker, or does it here if there is none to be had.
@@ -78,9 +84,7 @@ impl<F: FileSystem> ShareDevice<F> {
         while let Some(completed) = self.core.server.next_completed() {
             let Some(Flight { head, reply_to, .. }) = worker.flights.remove(completed.ticket()) else { continue };
             let mut reply = [0; LOCK_REPLY];
-            let room = reply_to.iter().map(|buffer| u64::from(buffer.len)).sum::<u64>();
-            let room = host_len(room.min(LOCK_REPLY as u64));
-            let used = match completed.finish_bytes(&mut reply[..room]) {
+            let used = match completed.finish_bytes(&mut reply[..short_room(&reply_to)]) {
                 Outcome::Reply(len) => self.deliver(&mut worker.dma, &reply_to, reply.get(..len).unwrap_or(&reply)),
                 Outcome::Dropped => self.used(Outcome::Dropped),
             };
@@ -112,10 +116,10 @@ impl<F: FileSystem> ShareDevice<F> {
         if worker.flights.parked() == 0 {
             return;
         }
-        if self.core.server.file_system().needs(Work::Names) == Patience::Endless {
-            self.hand_over(Job::TryLocks);
-        } else {
+        if self.core.server.file_system().needs(Work::Names) < Patience::Endless {
             self.core.server.retry_parked();
+        } else if self.core.begins_trying() {
+            self.hand_over(Job::TryLocks);
         }
         if let Err(RingError::Fault(fault)) = self.settle_parked(worker) {
             self.report(fault);
@@ -135,21 +139,24 @@ impl<F: FileSystem> ShareDevice<F> {
     /// all before it is completed. Parked locks are to be asked for again.
     pub(super) fn land(&self, worker: &mut Worker) {
         let until = Instant::now() + self.landing_limit;
-        let return_locks = |worker: &mut Worker| {
-            self.core.server.return_parked();
-            self.settle_parked(worker)
-        };
-        while return_locks(worker).and_then(|()| self.collect(worker)).is_ok()
-            && worker.flights.aloft() > 0
-            && self.core.wait_finished(until)
-        {}
-        // A worker may have parked one more.
-        let _ = return_locks(worker);
+        loop {
+            // First what the workers have parked, then all that is parked: the last look is at both.
+            let collected = self.collect(worker);
+            let returned = self.core.server.return_parked();
+            let settled = collected.and_then(|()| self.settle_parked(worker));
+            let landed = returned && worker.flights.aloft() == 0;
+            if settled.is_err() || landed || !self.core.wait_finished(until) {
+                break;
+            }
+        }
         for Flight { head, reply_to, claims, .. } in worker.flights.take_all() {
             warn!("{}: a request is still running as the queue stops; it is answered EIO", self.identity.name);
             let mut reply = [0; LOCK_REPLY];
-            let error = Rlerror { ecode: Errno::EIO.raw() }.emit(Tag(claims.tag), &mut reply).unwrap_or(0);
-            let used = self.deliver(&mut worker.dma, &reply_to, &reply[..error]);
+            let room = &mut reply[..short_room(&reply_to)];
+            let used = match (Rlerror { ecode: Errno::EIO.raw() }).emit(Tag(claims.tag), room) {
+                Ok(len) => self.deliver(&mut worker.dma, &reply_to, &reply[..len]),
+                Err(_) => self.used(Outcome::Dropped),
+            };
             if self.give_back(worker, head, used).is_err() {
                 break;
             }
