@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use client::legacy::{Record, connect_in};
-use client::{Client, ROOT, is_root};
-use virtio_9p::Errno;
+use client::{Client, ROOT, frame, is_root};
 use virtio_9p::wire::{Dialect, Fid, NONUNAME, OpenMode, Perm, Qid, QidType, Stat, StatParameter, Twstat, UnixStat};
+use virtio_9p::{Errno, Patience};
 
 const OLD: [Dialect; 2] = [Dialect::Plan9, Dialect::Unix];
 const FILE: Fid = Fid(1);
@@ -267,4 +267,17 @@ fn an_open_file_that_was_removed_can_still_be_changed() {
         assert_eq!((found.length, found.mode), (3, 0o600));
         assert_eq!(client.wstat(FILE, |stat| stat.name = b"g"), Err(Errno::ENOENT));
     }
+}
+
+#[test]
+fn a_wstat_that_asks_for_stable_storage_waits_as_a_sync_does() {
+    let (_folder, client) = fresh(Dialect::Unix);
+    let start = |change: &dyn Fn(&mut Stat<'_>)| {
+        let mut stat = Stat::untouched(true);
+        change(&mut stat);
+        let mut request = frame(&Twstat { fid: FILE, stat: StatParameter(stat) }, &[]);
+        client.server.start_bytes_within(&mut request, &mut [0; 64], 0, Patience::Disk)
+    };
+    assert_eq!(start(&|_| ()), Err(Patience::Endless));
+    assert!(start(&|stat| stat.mode = Perm(0o600)).is_ok());
 }

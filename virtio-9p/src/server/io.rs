@@ -3,7 +3,7 @@
 use super::Server;
 use super::reply::Reply;
 use crate::errno::Errno;
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Work};
 use crate::segment::Readable;
 use crate::session::{LegacyOpen, Use};
 use crate::wire::{DirEntry, Encoder, Field, Rfsync, Rread, Rreaddir, Rwrite, Tfsync, Tread, Treaddir, Twrite};
@@ -26,6 +26,7 @@ impl<F: FileSystem> Server<F> {
         let read = match &state.used {
             Use::XattrRead(value) => value.read(offset, &data),
             Use::Legacy(LegacyOpen { handle, listing: Some(listing), .. }) => {
+                reply.needs(self.fs.needs(Work::Names))?;
                 self.list(&state.node, handle, listing, offset, data, reply.dialect())?
             }
             _ => {

@@ -213,9 +213,8 @@ impl<F: FileSystem> Server<F> {
         // Only strings make a head this long, and none of them would be accepted.
         let head = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
         let message = Request::parse(reply.dialect(), header, head).map_err(|_| Errno::EPROTO)?;
-        let patience = reply.terms().patience;
-        if patience < Patience::Endless && self.needs(header.kind) > patience {
-            return Err(reply.hindered(self.needs(header.kind)));
+        if reply.terms().patience < Patience::Endless {
+            reply.needs(self.needs(header.kind))?;
         }
         self.dispatch(&message, request, reply)
     }

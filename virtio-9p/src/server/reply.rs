@@ -58,6 +58,11 @@ impl<'a> Reply<'a> {
         Errno::EAGAIN
     }
 
+    /// Checks, before anything is done, that the calling thread may be kept so long.
+    pub(super) fn needs(&self, patience: Patience) -> Result<(), Errno> {
+        if patience <= self.terms.patience { Ok(()) } else { Err(self.hindered(patience)) }
+    }
+
     /// What is sent for a hindrance, if anything is.
     pub(super) fn error_for(&self, hindrance: Hindrance) -> Errno {
         match hindrance {

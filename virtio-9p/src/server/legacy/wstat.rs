@@ -8,7 +8,7 @@ use super::create::permission_bits;
 use super::open::is_directory;
 use super::record::Record;
 use crate::errno::Errno;
-use crate::fs::{FileSystem, SetAttr, SetTime};
+use crate::fs::{FileSystem, SetAttr, SetTime, Work};
 use crate::name::Name;
 use crate::session::FidState;
 use crate::wire::{Dialect, HEADER_LEN, OpenFlags, Perm, Rwstat, Stat, Time, Twstat};
@@ -92,6 +92,7 @@ impl<F: FileSystem> Server<F> {
         let wanted = &message.stat.0;
         self.check_writable()?;
         if *wanted == (Stat { muid: wanted.muid, ..Stat::untouched(wanted.unix.is_some()) }) {
+            reply.needs(self.fs.needs(Work::Sync))?;
             self.sync(&state, node)?;
             return reply.send(&Rwstat {});
         }
