@@ -51,14 +51,17 @@ struct Leaving<'a>(&'a Clients, u64);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
+        let at = |list: &[Client]| list.iter().position(|client| client.number == self.1);
+        let list = self.0.lock();
+        let session = at(&list).map(|at| list[at].session.clone());
+        // Closing files may take long: not under the lock, but the client counts until it is done.
+        drop(list);
+        session.into_iter().for_each(|session| session.reset());
         let mut list = self.0.lock();
-        if let Some(at) = list.iter().position(|client| client.number == self.1) {
-            let client = list.swap_remove(at);
-            // Closing files may take long: not under the lock.
-            drop(list);
-            client.session.reset();
-            self.0.ended.notify_all();
-        }
+        let client = at(&list).map(|at| list.swap_remove(at));
+        drop(list);
+        drop(client);
+        self.0.ended.notify_all();
     }
 }
 

@@ -6,7 +6,7 @@ use calgaryd::listen::ListenLimits;
 use virtio_9p::wire::{AttrMask, Fid, Message, Rversion, Tag, Tgetattr, Tread};
 
 use crate::client::{Client, ROOT, frame, header, version};
-use crate::rig::Rig;
+use crate::rig::{Rig, wait_for_connections};
 
 fn getattr(tag: u16) -> Vec<u8> {
     frame(Tag(tag), &Tgetattr { fid: ROOT, request_mask: AttrMask::BASIC }, &[])
@@ -76,7 +76,7 @@ fn who_stops_halfway_is_cut_off_and_who_is_silent_is_not() {
     halfway.send(&getattr(1)[..10]);
     assert!(mute.receive().is_none(), "a client that never said Tversion");
     assert!(halfway.receive().is_none(), "a message that stopped halfway");
-    rig.wait_for_connections(1);
+    wait_for_connections(rig.clients(), 1);
     silent.call(&Tgetattr { fid: ROOT, request_mask: AttrMask::BASIC }, &[]);
 }
 
@@ -90,5 +90,5 @@ fn who_does_not_take_replies_is_cut_off() {
     for _ in 0..16 {
         deaf.start(&Tread { fid: Fid(1), offset: 0, count: 1 << 19 }, &[]);
     }
-    rig.wait_for_connections(0);
+    wait_for_connections(rig.clients(), 0);
 }

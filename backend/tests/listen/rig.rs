@@ -59,13 +59,13 @@ impl Rig {
     pub(crate) fn stop(&mut self) {
         self.listening = None;
     }
+}
 
-    /// Waits until `count` clients are connected: a thread notices the end of its client a moment later.
-    pub(crate) fn wait_for_connections(&self, count: u64) {
-        let deadline = std::time::Instant::now() + crate::client::PATIENCE;
-        while self.clients().stats().connections != count {
-            assert!(std::time::Instant::now() < deadline, "{:?}", self.clients().stats());
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+/// Waits until `count` clients are connected: a thread notices the end of its client a moment later.
+pub(crate) fn wait_for_connections(clients: &Clients, count: u64) {
+    let deadline = std::time::Instant::now() + crate::client::PATIENCE;
+    while clients.stats().connections != count {
+        assert!(std::time::Instant::now() < deadline, "{:?}", clients.stats());
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }

@@ -3,7 +3,7 @@
 use virtio_9p::wire::{AttrMask, Fid, Message, Rgetattr, Tgetattr, Tread};
 
 use crate::client::{Client, ROOT, header};
-use crate::rig::Rig;
+use crate::rig::{Rig, wait_for_connections};
 
 #[test]
 fn files_are_written_and_read_over_both_kinds() {
@@ -36,7 +36,7 @@ fn fids_of_one_session_are_unknown_to_another_and_end_with_it() {
     let fids = |rig: &Rig| rig.clients().sessions().iter().map(|(_, _, session)| session.fid_count()).sum::<usize>();
     assert_eq!(fids(&rig), 3);
     drop(one);
-    rig.wait_for_connections(1);
+    wait_for_connections(rig.clients(), 1);
     assert_eq!(fids(&rig), 1);
     two.call(&Tgetattr { fid: ROOT, request_mask: AttrMask::BASIC }, &[]);
 }
