@@ -226,7 +226,8 @@ impl Registers {
             return;
         }
         let before = self.status;
-        let mut value = value & !status::NEEDS_RESET;
+        // A driver takes no bit back but by a reset (virtio 1.2 §2.1.1): what runs is not started again.
+        let mut value = (value | before) & !status::NEEDS_RESET;
         if value & status::FEATURES_OK != 0 && before & status::FEATURES_OK == 0 {
             if self.is_acceptable() {
                 changes.push(Change::Accepted(self.accepted));
@@ -363,6 +364,20 @@ mod tests {
         assert_eq!(bench.write(field::QUEUE_ENABLE, &[1, 0]), [Change::Start(0)]);
         assert_eq!(bench.write(field::STATUS, &[0]), [Change::Reset]);
         assert_eq!(bench.read::<2>(field::QUEUE_ENABLE), [0, 0]);
+    }
+
+    #[test]
+    fn a_status_that_is_taken_back_starts_nothing_again() {
+        let mut bench = Bench::new(OFFERED);
+        bench.accept(OFFERED);
+        bench.write(field::QUEUE_ENABLE, &[1, 0]);
+        assert_eq!(bench.write(field::STATUS, &[15]), [Change::Start(0)]);
+        for taken_back in [1, 3, 11, 15] {
+            assert_eq!(bench.write(field::STATUS, &[taken_back]), []);
+            assert_eq!(bench.read::<1>(field::STATUS), [15]);
+        }
+        assert_eq!(bench.write(field::STATUS, &[0]), [Change::Reset]);
+        assert_eq!(bench.read::<1>(field::STATUS), [0]);
     }
 
     #[test]
