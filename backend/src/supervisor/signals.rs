@@ -16,12 +16,14 @@ pub(super) enum Signal {
 }
 
 /// Blocks the daemon's signals in the calling thread and in all that it starts, so that only the supervisor sees
-/// them. Call it first in `main`.
+/// them; and SIGXFSZ, which would end the process where a guest is to be answered `EFBIG`. Call it first in `main`.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn block_signals() -> io::Result<()> {
-    let set = handled();
+    let mut set = handled();
+    // SAFETY: the set is initialised, and the number is one of a signal.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGXFSZ) };
     // SAFETY: `set` is initialised; the old mask is not asked for.
     match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
         0 => Ok(()),
