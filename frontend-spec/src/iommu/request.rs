@@ -4,7 +4,7 @@ use super::{
     AttachFlags, AttachRequest, DetachRequest, Head, MapFlags, MapRequest, ProbeRequest, T_ATTACH, T_DETACH, T_MAP,
     T_PROBE, T_UNMAP, Tail, UnmapRequest,
 };
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// The most bytes of a readable part that decoding looks at; a device need copy no more than these out of guest memory.
 pub const MAX_READABLE_BYTES: usize = size_of::<ProbeRequest>();
@@ -85,29 +85,29 @@ impl Request {
     /// another type, whatever its length.
     #[inline]
     pub fn parse(readable: &[u8]) -> Result<Self, ParseError> {
-        let head: Head = read(readable)?;
+        let head: &Head = view(readable)?;
         match head.kind {
-            T_ATTACH => read(readable).map(|r: AttachRequest| Self::Attach {
+            T_ATTACH => view(readable).map(|r: &AttachRequest| Self::Attach {
                 domain: r.domain.get(),
                 endpoint: r.endpoint.get(),
                 flags: AttachFlags(r.flags.get()),
                 reserved_nonzero: r.reserved != [0; 4],
             }),
-            T_DETACH => read(readable)
-                .map(|r: DetachRequest| Self::Detach { domain: r.domain.get(), endpoint: r.endpoint.get() }),
-            T_MAP => read(readable).map(|r: MapRequest| Self::Map {
+            T_DETACH => view(readable)
+                .map(|r: &DetachRequest| Self::Detach { domain: r.domain.get(), endpoint: r.endpoint.get() }),
+            T_MAP => view(readable).map(|r: &MapRequest| Self::Map {
                 domain: r.domain.get(),
                 virt_start: r.virt_start.get(),
                 virt_end: r.virt_end.get(),
                 phys_start: r.phys_start.get(),
                 flags: MapFlags(r.flags.get()),
             }),
-            T_UNMAP => read(readable).map(|r: UnmapRequest| Self::Unmap {
+            T_UNMAP => view(readable).map(|r: &UnmapRequest| Self::Unmap {
                 domain: r.domain.get(),
                 virt_start: r.virt_start.get(),
                 virt_end: r.virt_end.get(),
             }),
-            T_PROBE => read(readable).map(|r: ProbeRequest| Self::Probe { endpoint: r.endpoint.get() }),
+            T_PROBE => view(readable).map(|r: &ProbeRequest| Self::Probe { endpoint: r.endpoint.get() }),
             other => Err(ParseError::UnknownType(other)),
         }
     }
@@ -131,8 +131,8 @@ impl Request {
 }
 
 #[inline]
-fn read<T: FromBytes + KnownLayout + Immutable>(readable: &[u8]) -> Result<T, ParseError> {
-    T::read_from_prefix(readable)
+fn view<T: FromBytes + KnownLayout + Immutable + Unaligned>(readable: &[u8]) -> Result<&T, ParseError> {
+    T::ref_from_prefix(readable)
         .map(|(value, _)| value)
         .map_err(|_| ParseError::TooShort { needed: size_of::<T>(), got: readable.len() })
 }
