@@ -36,16 +36,28 @@ impl Bitmap {
     /// Whether any page of the range is in the set.
     #[inline]
     pub(crate) fn intersects(&self, first: usize, last: usize) -> bool {
-        for (word, mask) in masks(first, last) {
-            if self.words[word] & mask != 0 {
-                return true;
-            }
+        if let Some((word, mask)) = in_one_word(first, last) {
+            return self.words[word] & mask != 0;
         }
-        false
+        self.intersects_words(first, last)
+    }
+
+    #[cold]
+    fn intersects_words(&self, first: usize, last: usize) -> bool {
+        masks(first, last).any(|(word, mask)| self.words[word] & mask != 0)
     }
 
     #[inline]
     pub(crate) fn insert_range(&mut self, first: usize, last: usize) {
+        if let Some((word, mask)) = in_one_word(first, last) {
+            self.insert_mask(word, mask);
+        } else {
+            self.insert_words(first, last);
+        }
+    }
+
+    #[cold]
+    fn insert_words(&mut self, first: usize, last: usize) {
         for (word, mask) in masks(first, last) {
             self.words[word] |= mask;
         }
@@ -62,13 +74,22 @@ impl Bitmap {
     pub(crate) fn remove(&mut self, word: usize, mask: u64) -> u32 {
         let removed = self.words[word] & mask;
         self.words[word] &= !mask;
-        removed.count_ones()
+        // Mostly one, and counting is slow on processors that are not known to have an instruction for it.
+        if removed.is_power_of_two() { 1 } else { removed.count_ones() }
     }
 }
 
 #[inline]
 fn bit(page: usize) -> u64 {
     1 << (page % WORD_BITS)
+}
+
+/// The word that holds the whole page range, with a mask of its pages; `None` if there is none. Most ranges are short.
+#[inline]
+pub(crate) fn in_one_word(first: usize, last: usize) -> Option<(usize, u64)> {
+    let (word, pages) = (first / WORD_BITS, last.wrapping_sub(first));
+    let fits = first % WORD_BITS + pages.min(WORD_BITS) < WORD_BITS;
+    fits.then(|| (word, u64::MAX >> (WORD_BITS - 1 - pages) << (first % WORD_BITS)))
 }
 
 /// The words that the inclusive page range touches, each with a mask of the pages inside it. Nothing if `last` is below the
@@ -126,6 +147,8 @@ mod tests {
                     }
                 }
                 assert!((0..PAGES).all(|page| seen[page] == (first..=last).contains(&page)));
+                let all: Vec<_> = masks(first, last).collect();
+                assert_eq!(in_one_word(first, last), (all.len() == 1).then(|| all[0]));
             }
         }
     }

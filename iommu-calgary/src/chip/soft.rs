@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Chip, Progress, Removed, Target, sealed};
 use crate::addr::{EndpointId, Iova, RealAddr};
-use crate::dma::{Fences, Phb, Quiesce, Reprogrammed};
+use crate::dma::{EpochSlot, Fences, Phb, Quiesce, Reprogrammed, Roster};
 use crate::driver::DmaError;
 use crate::table::{TableSize, Tce, TceTable};
 
@@ -22,6 +22,8 @@ pub struct Soft {
 #[derive(Debug)]
 struct SoftPhb {
     phb: Arc<Phb>,
+    ports: Roster<EpochSlot>,
+    /// `None` if it is quiet.
     quiesce: Option<Quiesce>,
 }
 
@@ -34,7 +36,7 @@ impl Soft {
     /// Adds a PHB for one endpoint, and returns it with its number.
     pub(crate) fn add_phb(&mut self, endpoint: EndpointId) -> (usize, Arc<Phb>) {
         let phb = Arc::new(Phb::new(endpoint, self.fences));
-        self.phbs.push(SoftPhb { phb: Arc::clone(&phb), quiesce: None });
+        self.phbs.push(SoftPhb { phb: Arc::clone(&phb), ports: Roster::new(), quiesce: None });
         (self.phbs.len() - 1, phb)
     }
 }
@@ -74,7 +76,7 @@ impl Chip for Soft {
 
     fn begin(&mut self, phb: usize) {
         let phb = &mut self.phbs[phb];
-        phb.quiesce = Some(phb.phb.quiesce());
+        phb.quiesce = phb.phb.quiesce(&mut phb.ports);
     }
 
     fn poll(&mut self, phb: usize, removed: Removed<'_>) -> Progress {
@@ -102,10 +104,12 @@ impl Chip for Soft {
     }
 
     fn shut_down(&mut self, phb: usize) {
-        let phb = &self.phbs[phb].phb;
+        let SoftPhb { phb, ports, .. } = &mut self.phbs[phb];
         phb.program(Target::Nothing);
         // If it is not quiet yet, the PHB keeps its tables for as long as it lives.
-        phb.quiesce().poll(crate::dma::Scope::All);
+        if let Some(mut quiesce) = phb.quiesce(ports) {
+            quiesce.poll(crate::dma::Scope::All);
+        }
     }
 
     /// Most accesses are over within a microsecond or two; some wait for a disk.

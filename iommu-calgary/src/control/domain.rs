@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::pending::Pending;
 use crate::addr::{Iova, PAGE_SIZE, REAL_LIMIT, RealAddr};
-use crate::bitmap::{Bitmap, masks};
+use crate::bitmap::{Bitmap, in_one_word, masks};
 use crate::chip::Chip;
 use crate::error::{MapError, UnmapError};
 use crate::permissions::Permissions;
@@ -135,32 +135,67 @@ impl<T> Domain<T> {
             return Ok(0);
         }
         let last = Iova(last.0.min(self.window_end));
+        if (first.0 | last.0.wrapping_add(1)) & (PAGE_SIZE - 1) == 0
+            && let Some((word, mask)) = in_one_word(first.page(), last.page())
+            && mask.leading_zeros() > 0
+        {
+            return self.unmap_in_word(word, mask);
+        }
         if self.splits(first, last) {
             return Err(UnmapError::Split);
         }
         let mut mappings = 0;
         let mut removed_pages: Option<(usize, usize)> = None;
         for (word, mask) in masks(first.page(), last.page()) {
-            let live = self.valid.word(word) & mask;
-            if live == 0 {
-                continue;
+            let (gone, lost) = self.take(word, self.valid.word(word) & mask);
+            mappings += gone;
+            if let Some((lowest, highest)) = lost {
+                removed_pages = Some((removed_pages.map_or(lowest, |(first, _)| first), highest));
             }
-            let lost = self.pending.free(word, live);
-            self.valid.remove(word, live);
-            mappings += u64::from(self.start.remove(word, live));
-            if lost == 0 {
-                continue;
-            }
-            let lowest = word * 64 + lost.trailing_zeros() as usize;
-            let highest = word * 64 + 63 - lost.leading_zeros() as usize;
-            removed_pages = Some((removed_pages.map_or(lowest, |(first, _)| first), highest));
         }
         if let Some((lowest, highest)) = removed_pages {
-            let end = Iova(Iova::of_page(highest).0 | (PAGE_SIZE - 1));
-            self.removed.insert(IovaRange::new(Iova::of_page(lowest), end).expect("pages are visited upwards"));
+            self.note_removed(lowest, highest);
         }
         self.mappings -= mappings;
         Ok(mappings)
+    }
+
+    /// [`Domain::unmap`] for neighbouring pages in `mask` that leave the last page of their word out.
+    #[inline]
+    fn unmap_in_word(&mut self, word: usize, mask: u64) -> Result<u64, UnmapError> {
+        let valid = self.valid.word(word);
+        // If the first page of the range or the one behind it goes on a mapping, the range cuts that.
+        let first = mask & mask.wrapping_neg();
+        if valid & !self.start.word(word) & (first | (mask + first)) != 0 {
+            return Err(UnmapError::Split);
+        }
+        let (mappings, lost) = self.take(word, valid & mask);
+        if let Some((lowest, highest)) = lost {
+            self.note_removed(lowest, highest);
+        }
+        self.mappings -= mappings;
+        Ok(mappings)
+    }
+
+    /// Takes the mapped pages `live` of one word out of the bitmaps. Returns the number of mappings that begin there, and
+    /// the first and the last page that the table knows.
+    #[inline]
+    fn take(&mut self, word: usize, live: u64) -> (u64, Option<(usize, usize)>) {
+        if live == 0 {
+            return (0, None);
+        }
+        let lost = self.pending.free(word, live);
+        self.valid.remove(word, live);
+        let mappings = u64::from(self.start.remove(word, live));
+        let page = |bit: u32| word * 64 + bit as usize;
+        (mappings, (lost != 0).then(|| (page(lost.trailing_zeros()), page(63 - lost.leading_zeros()))))
+    }
+
+    #[inline]
+    fn note_removed(&mut self, lowest: usize, highest: usize) {
+        let end = Iova(Iova::of_page(highest).0 | (PAGE_SIZE - 1));
+        let range = IovaRange::new(Iova::of_page(lowest), end).expect("lowest page first");
+        self.removed.insert(range);
     }
 
     /// Whether a mapping lies partly inside and partly outside of `first..=last`, which is inside the window.

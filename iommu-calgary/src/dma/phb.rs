@@ -1,6 +1,6 @@
 //! The soft PHB: registers in memory, and the accesses of the device behind them.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fence::Fences;
@@ -8,7 +8,7 @@ use super::pins::PinSet;
 use super::port::DmaPort;
 use super::protocol::{EpochSlot, HeldPins, PinSlot};
 use super::quiesce::Quiesce;
-use super::registry::Registry;
+use super::registry::{Registry, Roster};
 use crate::addr::EndpointId;
 use crate::chip::Target;
 use crate::registers::{Tar, config_rw};
@@ -32,6 +32,8 @@ pub struct Phb {
     pins: Registry<PinSlot>,
     held_pins: HeldPins,
     tables: Mutex<Tables>,
+    /// Whether there are retired tables. Only the control plane writes or reads it.
+    has_retired: AtomicBool,
 }
 
 /// Read by every access and seldom written, so they share no cache line with anything that changes more often.
@@ -75,6 +77,7 @@ impl Phb {
             pins: Registry::new(),
             held_pins: HeldPins::new(),
             tables: Mutex::new(Tables { target: Target::Nothing, retired: Vec::new() }),
+            has_retired: AtomicBool::new(false),
         }
     }
 
@@ -150,7 +153,10 @@ impl Phb {
         match std::mem::replace(&mut tables.target, target) {
             Target::Nothing => return Reprogrammed::NothingLost,
             Target::Identity => {}
-            Target::Table(table) => tables.retired.push(table),
+            Target::Table(table) => {
+                tables.retired.push(table);
+                self.has_retired.store(true, Ordering::Relaxed);
+            }
         }
         Reprogrammed::Lost
     }
@@ -166,18 +172,25 @@ impl Phb {
         self.registers.config_rw.fetch_and(!config_rw::SLOT_DISABLE, Ordering::Release);
     }
 
-    /// Starts to wait for the accesses through translations that were changed before this call.
-    pub(crate) fn quiesce(self: &Arc<Self>) -> Quiesce {
-        Quiesce::begin(self)
+    /// Starts to wait for the accesses through translations that were changed before this call; `None` if there are none.
+    /// `ports` is kept from call to call.
+    pub(crate) fn quiesce(self: &Arc<Self>, ports: &mut Roster<EpochSlot>) -> Option<Quiesce> {
+        Quiesce::begin(self, ports)
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::Relaxed)
     }
 
     pub(crate) fn take_retired(&self) -> Vec<Arc<TceTable>> {
+        self.has_retired.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.tables().retired)
     }
 
     pub(crate) fn give_back_retired(&self, mut retired: Vec<Arc<TceTable>>) {
         if !retired.is_empty() {
             self.tables().retired.append(&mut retired);
+            self.has_retired.store(true, Ordering::Relaxed);
         }
     }
 

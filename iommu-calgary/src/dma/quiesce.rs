@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! port (reader)                          control plane (writer)
+//! R0  enter the registry, when made
 //! R1  epoch := odd          Release      W1  clear entries, rewrite TAR and CONFIG_RW
 //! R2  fence SeqCst                       W2  fence SeqCst
 //! R3  load CONFIG_RW, TAR, entry         W3  load epoch           Acquire
@@ -22,7 +23,9 @@
 //! - W5 sees every pin made through an old translation, so it has to look once. A set seen holding such a pin is waited
 //!   for until it changes its generation, a Release step after the last access. What is pinned later goes through the
 //!   new translation, so the wait ends however busy the ports are.
-//! - A port or pin set that registers after W3 took the registry's lock happens after W1.
+//! - W3 asks the ports that it knows, and learns of others by the registry's version, which R0 steps. R0 happens before
+//!   R2, so what holds of R1 holds of it: if R2 comes before W2, W3 sees the step and asks the port too.
+//! - A pin set is looked for in the registry, whose lock its maker held before R1.
 //! - With [`Fences::Asymmetric`](super::Fences) R2 holds back the compiler only, and W2 is `membarrier(2)`: every thread
 //!   of the process passes a full fence between its start and its end. If a port's falls before R3, R3 sees W1; if it
 //!   falls after, it falls after R1 too, and W3 sees that.
@@ -34,6 +37,7 @@ use std::sync::Arc;
 
 use super::phb::Phb;
 use super::protocol::{EpochSlot, PinSlot, Scope};
+use super::registry::Roster;
 use crate::table::TceTable;
 
 /// One PHB on its way to quiet.
@@ -56,14 +60,18 @@ enum Stage {
 }
 
 impl Quiesce {
-    /// W2 and W3, for all changes that the calling thread made before.
-    pub(crate) fn begin(phb: &Arc<Phb>) -> Self {
-        let retired = phb.take_retired();
-        let stage = match phb.fences().in_commit() {
-            true => Stage::Epochs(phb.ports().collect(EpochSlot::inside)),
-            false => Stage::Unknown,
-        };
-        Self { phb: Arc::clone(phb), retired, stage }
+    /// W2 and W3, for all changes that the calling thread made before. `None` if the PHB is quiet and has nothing to drop,
+    /// as it mostly is.
+    pub(crate) fn begin(phb: &Arc<Phb>, ports: &mut Roster<EpochSlot>) -> Option<Self> {
+        if !phb.fences().in_commit() {
+            return Some(Self { phb: Arc::clone(phb), retired: phb.take_retired(), stage: Stage::Unknown });
+        }
+        let ports = phb.ports().members(ports).iter();
+        let inside: Vec<_> = ports.filter_map(|slot| slot.inside().map(|epoch| (Arc::clone(slot), epoch))).collect();
+        if inside.is_empty() && !phb.has_retired() && !phb.held_pins().any() {
+            return None;
+        }
+        Some(Self { phb: Arc::clone(phb), retired: phb.take_retired(), stage: Stage::Epochs(inside) })
     }
 
     /// W4 and W5 without waiting: whether the accesses are over that `scope` concerns. The scope is the same each time.

@@ -14,6 +14,7 @@ use loom::{model, thread};
 
 use super::{EpochSlot, HeldPins, Lock, PinSlot, Platform, Scope, Word};
 use crate::addr::Iova;
+use crate::dma::registry::{Registry, Roster};
 use crate::range::{IovaRange, RangeList};
 
 #[derive(Debug)]
@@ -181,6 +182,39 @@ fn a_pin_set_in_use_again_is_waited_for_once() {
         },
         true,
     );
+}
+
+/// A port that is made while the control plane works: it is in the registry or it sees the removal.
+#[test]
+fn a_port_made_meanwhile_is_asked_or_sees_the_removal() {
+    model(|| {
+        let registry: Arc<Registry<EpochSlot<Loom>, Loom>> = Arc::new(Registry::new());
+        let unit = Unit::new();
+        let device = {
+            let (unit, registry) = (Arc::clone(&unit), Arc::clone(&registry));
+            thread::spawn(move || {
+                let slot = std::sync::Arc::new(EpochSlot::new());
+                registry.add(std::sync::Arc::clone(&slot));
+                slot.announce(1);
+                fence(Ordering::SeqCst);
+                if unit.entry.load(Ordering::Acquire) != 0 {
+                    unit.touch();
+                }
+                slot.leave(2);
+            })
+        };
+        let mut roster = Roster::new();
+        unit.entry.store(0, Ordering::Release);
+        fence(Ordering::SeqCst);
+        for slot in registry.members(&mut roster) {
+            while slot.inside() == Some(1) {
+                thread::yield_now();
+            }
+        }
+        // SAFETY: what is under test.
+        unit.page.with_mut(|page| unsafe { std::ptr::write(page, 1) });
+        device.join().unwrap();
+    });
 }
 
 /// That loom finds what is wrong without them shows that the tests above can fail.
