@@ -320,7 +320,20 @@ pub struct Piece<'w> {
 // SAFETY: the pointer is to a shared mapping usable from any thread, and only copies and prefetches go through it.
 unsafe impl Send for Piece<'_> {}
 
-impl Piece<'_> {
+impl<'w> Piece<'w> {
+    /// The `N` bytes at `offset`; `None` if the piece ends before them.
+    #[inline]
+    pub(crate) fn at<const N: usize>(&self, offset: usize) -> Option<Bytes<'w, N>> {
+        let inside = offset.checked_add(N)? <= self.len;
+        inside.then(|| Bytes { host: self.host.wrapping_add(offset), _window: PhantomData })
+    }
+
+    /// A copy of the whole piece; `None` if it has not `N` bytes.
+    #[inline]
+    pub(crate) fn exactly<const N: usize>(&self) -> Option<[u8; N]> {
+        if self.len == N { self.read(0) } else { None }
+    }
+
     /// Bytes, at least 1.
     #[inline]
     #[must_use]
@@ -389,14 +402,6 @@ impl Piece<'_> {
         len
     }
 
-    /// The `len` bytes at `offset`; `None` if the piece ends before them.
-    #[inline]
-    #[must_use]
-    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
-        let inside = len > 0 && offset.checked_add(len)? <= self.len;
-        inside.then(|| Self { host: self.host.wrapping_add(offset), len, _window: PhantomData })
-    }
-
     /// A copy of the `N` bytes at `offset`; `None` if the piece ends before them.
     #[inline]
     #[must_use]
@@ -428,6 +433,33 @@ impl Piece<'_> {
         // SAFETY: the bytes lie inside the piece.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host.add(offset), N) };
         Some(())
+    }
+}
+
+/// `N` bytes of a [`Piece`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bytes<'w, const N: usize> {
+    host: *mut u8,
+    _window: PhantomData<&'w ()>,
+}
+
+// SAFETY: as for `Piece`.
+unsafe impl<const N: usize> Send for Bytes<'_, N> {}
+
+impl<const N: usize> Bytes<'_, N> {
+    /// A copy of them.
+    #[inline]
+    pub(crate) fn read(self) -> [u8; N] {
+        let mut bytes = [0; N];
+        // SAFETY: they lie inside a piece; what others write meanwhile is untrusted anyway.
+        unsafe { std::ptr::copy_nonoverlapping(self.host.cast_const(), bytes.as_mut_ptr(), N) };
+        bytes
+    }
+
+    /// What to fetch early when they are likely to be used again.
+    #[inline]
+    pub(crate) fn hint(self) -> Hint {
+        Hint::at(self.host)
     }
 }
 

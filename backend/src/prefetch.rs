@@ -18,12 +18,14 @@ pub(crate) fn prefetch_read(address: *const u8) {
 /// Starts to fetch the cache line at `address` for writing: it leaves the other processor's cache.
 #[inline]
 pub(crate) fn prefetch_write(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch_read`; processors without the instruction treat it as a no-op.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // The compiler makes a fetch for reading of `_MM_HINT_ET0` unless it builds for processors that are known to have this
+    // instruction.
+    // SAFETY: as in `prefetch_read`; 64-bit processors without the instruction treat it as a no-op.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = address;
 }
 
@@ -41,5 +43,11 @@ impl Hint {
     #[inline]
     pub(crate) fn fetch(self) {
         prefetch_read(std::ptr::without_provenance(self.0));
+    }
+
+    /// The same for writing.
+    #[inline]
+    pub(crate) fn fetch_to_write(self) {
+        prefetch_write(std::ptr::without_provenance(self.0));
     }
 }

@@ -146,25 +146,39 @@ impl Ring {
         Ok(head)
     }
 
-    /// Takes the next `count` heads, calls `visit` with each, and starts to fetch the first descriptor of each and the used
-    /// elements that will take them back. Call only while [`Ring::pending`] says that there are so many.
+    /// Starts to fetch what the next `count` entries take: their heads, the descriptor that the next one is likely to begin
+    /// with, and the used elements that will take them back.
+    #[inline]
+    pub fn fetch_ahead(&self, window: &Window<'_>, count: u16) {
+        let part = |part| self.parts.get(window, &self.layout, part);
+        if let Some(avail) = part(Part::Avail) {
+            avail.prefetch_read(host_len(RING_OFFSET + 2 * self.slot(self.next_avail)));
+        }
+        // A driver with one request at a time uses the same descriptor again and again.
+        if let Some(descriptors) = part(Part::Descriptors) {
+            descriptors.prefetch_read(16 * usize::from(self.last_head));
+        }
+        if let Some(used) = part(Part::Used) {
+            for ahead in (0..count).step_by(8) {
+                used.prefetch_write(host_len(RING_OFFSET + 8 * self.slot(self.next_used.wrapping_add(ahead))));
+            }
+        }
+    }
+
+    /// Takes the next `count` heads, calls `visit` with each, and starts to fetch the first descriptor of each. Call only
+    /// while [`Ring::pending`] says that there are so many.
     ///
     /// # Errors
     /// The ring is not reachable; those visited are taken then.
     #[inline]
     pub fn take_all(&mut self, window: &Window<'_>, count: u16, mut visit: impl FnMut(u16)) -> Result<(), RingError> {
-        let parts = [Part::Avail, Part::Descriptors, Part::Used].map(|part| self.parts.get(window, &self.layout, part));
-        let [Some(avail), Some(descriptors), Some(used)] = parts else {
+        let parts = [Part::Avail, Part::Descriptors].map(|part| self.parts.get(window, &self.layout, part));
+        let [Some(avail), Some(descriptors)] = parts else {
             for _ in 0..count {
                 visit(self.take(window)?);
             }
             return Ok(());
         };
-        // A driver with one request at a time uses the same descriptor again and again.
-        descriptors.prefetch_read(16 * usize::from(self.last_head));
-        for ahead in (0..count).step_by(8) {
-            used.prefetch_write(host_len(RING_OFFSET + 8 * self.slot(self.next_used.wrapping_add(ahead))));
-        }
         for _ in 0..count {
             let offset = host_len(RING_OFFSET + 2 * self.slot(self.next_avail));
             // The offset is inside by the ring's size.

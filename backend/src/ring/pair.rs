@@ -10,7 +10,7 @@ use iommu_calgary::Access;
 
 use super::Ring;
 use super::host::Part;
-use crate::dma::{Piece, Window};
+use crate::dma::{Bytes, Piece, Window};
 use crate::prefetch::Hint;
 
 /// Bytes of an indirect table of two.
@@ -18,11 +18,14 @@ const TABLE_BYTES: u32 = 2 * DESCRIPTOR_BYTES;
 #[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
 const DESCRIPTOR_BYTES: u32 = size_of::<Descriptor>() as u32;
 
+/// One descriptor in memory.
+type Entry<'w> = Bytes<'w, { size_of::<Descriptor>() }>;
+
 /// Where the two descriptors are.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'w> {
-    first: Piece<'w>,
-    second: Piece<'w>,
+    first: Entry<'w>,
+    second: Entry<'w>,
     /// What the first one has to say of the second.
     next: u16,
 }
@@ -54,18 +57,18 @@ impl<'w> Pairs<'w> {
     #[inline]
     #[must_use]
     pub fn place(self, window: &'w Window<'_>, head: u16) -> Option<Place<'w>> {
-        let entry = |index: u16| self.0?.part(16 * usize::from(index), 16);
+        let entry = |index: u16| self.0?.at(16 * usize::from(index));
         let first = entry(head)?;
-        let descriptor = read(first)?;
+        let descriptor = read(first);
         match descriptor.flags.get() {
             descriptor_flag::INDIRECT if descriptor.len.get() == TABLE_BYTES => {
                 let table = window.fetch(descriptor.addr.get(), TABLE_BYTES, Access::Read)?;
-                Some(Place { first: table.part(0, 16)?, second: table.part(16, 16)?, next: 1 })
+                Some(Place { first: table.at(0)?, second: table.at(16)?, next: 1 })
             }
             descriptor_flag::NEXT => {
                 let next = descriptor.next.get();
                 let second = entry(next)?;
-                second.prefetch_read(0);
+                second.hint().fetch();
                 Some(Place { first, second, next })
             }
             _ => None,
@@ -84,7 +87,7 @@ impl<'w> Place<'w> {
     #[inline]
     #[must_use]
     pub fn pair(&self, window: &'w Window<'_>) -> Option<Pair<'w>> {
-        let (first, second) = (read(self.first)?, read(self.second)?);
+        let (first, second) = (read(self.first), read(self.second));
         let chained = first.flags.get() == descriptor_flag::NEXT && first.next.get() == self.next;
         if !chained || second.flags.get() != descriptor_flag::WRITE {
             return None;
@@ -97,6 +100,6 @@ impl<'w> Place<'w> {
 }
 
 #[inline]
-fn read(at: Piece<'_>) -> Option<Descriptor> {
-    at.read(0).map(|bytes: [u8; 16]| zerocopy::transmute!(bytes))
+fn read(at: Entry<'_>) -> Descriptor {
+    zerocopy::transmute!(at.read())
 }

@@ -4,7 +4,6 @@ use frontend_spec::iommu::{ParseError, Status, Tail};
 use zerocopy::IntoBytes;
 
 use super::PROBE_SIZE;
-use super::stats::Tally;
 use crate::dma::{DmaFault, Window};
 use crate::prefetch::Hint;
 use crate::ring::{Chain, Pair, Place};
@@ -79,22 +78,41 @@ const RECENT: usize = 4;
 /// when the guest waits for a single request.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    hints: [[Hint; 2]; RECENT],
+    hints: [Lines; RECENT],
     next: usize,
 }
 
+/// What one request takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lines {
+    /// Its descriptors.
+    place: Hint,
+    readable: Hint,
+    writable: Hint,
+}
+
 impl Recent {
-    /// Fetches the likely lines of the next `pending` requests, unless they are so many that they hide each other's latency.
+    /// Whether `pending` requests are too few to hide each other's latency.
     #[inline]
-    pub(super) fn fetch_for(&self, pending: u16) {
-        if usize::from(pending) <= RECENT / 2 {
-            self.hints.iter().flatten().for_each(|hint| hint.fetch());
+    pub(super) fn matter_for(pending: u16) -> bool {
+        usize::from(pending) <= RECENT / 2
+    }
+
+    /// Fetches the likely lines of the next request.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        for lines in &self.hints {
+            lines.place.fetch();
+            // First, since the answer often follows the request on the same line, which is fetched once then.
+            lines.writable.fetch_to_write();
+            lines.readable.fetch();
         }
     }
 
     #[inline]
     pub(super) fn note(&mut self, place: Place<'_>, pair: Pair<'_>) {
-        self.hints[self.next] = [place.hint(), pair.readable.hint()];
+        self.hints[self.next] =
+            Lines { place: place.hint(), readable: pair.readable.hint(), writable: pair.writable.hint() };
         self.next = (self.next + 1) % RECENT;
     }
 }
@@ -106,7 +124,6 @@ pub(super) struct Batch {
     pub(super) chains: Vec<Chain>,
     chains_used: usize,
     pub(super) probes: Vec<[u8; MAX_ANSWER]>,
-    pub(super) tally: Tally,
     pub(super) recent: Recent,
     pub(super) event_chain: Chain,
 }
@@ -116,7 +133,6 @@ impl Batch {
     pub(super) fn start(&mut self) {
         self.chains_used = 0;
         self.probes.clear();
-        self.tally = Tally::default();
     }
 
     /// An empty list for slots of a window.

@@ -1,21 +1,21 @@
 //! The request queue: one drain is one batch (virtio 1.2 §5.13.6).
 
 use frontend_spec::iommu::{
-    AttachFlags, MAX_READABLE_BYTES, MapFlags, ProbeBuffer, REQUEST_QUEUE, Request, ResvMemSubtype, Status, Tail,
-    feature,
+    AttachFlags, MAX_READABLE_BYTES, MapFlags, MapRequest, ProbeBuffer, REQUEST_QUEUE, Request, ResvMemSubtype, Status,
+    Tail, UnmapRequest, feature,
 };
 use iommu_calgary::{
     AttachError, Calgary, DetachError, DomainId, DomainKind, EndpointId, Iova, MapError, Permissions, RealAddr,
     UnmapError,
 };
 
-use super::batch::{Answer, Batch, MAX_ANSWER, Malformed, Shape, Slot, TAIL_BYTES, tail_bytes};
+use super::batch::{Answer, Batch, MAX_ANSWER, Malformed, Recent, Shape, Slot, TAIL_BYTES, tail_bytes};
 use super::{IommuDevice, LAST_DOMAIN, PROBE_SIZE, ReservedKind, Worker};
 use crate::device::poll::PollEnd;
 use crate::device::throttle::warn_throttled;
 use crate::device::{Left, Queue};
-use crate::dma::Window;
-use crate::ring::{Pair, RingError};
+use crate::dma::{Piece, Window};
+use crate::ring::{Chain, Pair, RingError};
 
 /// Requests of which one step is done before the next: as many as can have their lines under way at once.
 const BLOCK: usize = 16;
@@ -118,11 +118,16 @@ impl IommuDevice {
         slots: &mut Vec<Slot<'w>>,
         pending: u16,
     ) -> Result<(), RingError> {
-        batch.recent.fetch_for(pending);
+        let few = Recent::matter_for(pending);
+        queue.ring.fetch_ahead(window, pending);
+        if few {
+            batch.recent.fetch();
+        }
+        // A lock waits for every load before it; so far there are only hints.
+        let mut calgary = self.iommu.calgary();
         slots.reserve(usize::from(pending));
         queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
         let pairs = queue.ring.pairs(window);
-        let mut calgary = self.iommu.calgary();
         let blocks = slots.len().div_ceil(BLOCK);
         for step in 0..blocks + 2 {
             for slot in block(slots, Some(step)) {
@@ -131,7 +136,7 @@ impl IommuDevice {
                 }
             }
             for slot in block(slots, step.checked_sub(1)) {
-                self.find(queue, window, batch, slot);
+                self.find(queue, window, batch, slot, few);
             }
             for slot in block(slots, step.checked_sub(2)) {
                 self.execute(&mut calgary, window, batch, slot);
@@ -146,21 +151,28 @@ impl IommuDevice {
         Ok(())
     }
 
-    /// Finds out where the bytes of a request and its answer are.
+    /// Finds out where the bytes of a request and its answer are; `note` says whether to remember the place.
     #[inline]
-    fn find<'w>(&self, queue: &Queue, window: &'w Window<'_>, batch: &mut Batch, slot: &mut Slot<'w>) {
+    fn find<'w>(&self, queue: &Queue, window: &'w Window<'_>, batch: &mut Batch, slot: &mut Slot<'w>, note: bool) {
         if let Shape::Placed(place) = slot.shape
             && let Some(pair) = place.pair(window)
         {
-            batch.recent.note(place, pair);
+            if note {
+                batch.recent.note(place, pair);
+            }
             slot.shape = Shape::Pair(pair);
             return;
         }
+        self.find_chain(queue, window, batch, slot);
+    }
+
+    #[cold]
+    fn find_chain(&self, queue: &Queue, window: &Window<'_>, batch: &mut Batch, slot: &mut Slot<'_>) {
         let (number, chain) = batch.next_chain();
         slot.shape = match queue.ring.load_chain(window, slot.head, chain) {
             Ok(()) => Shape::Chain(number),
             Err(cause) => {
-                self.refuse(batch, &cause);
+                self.refuse(&cause);
                 Shape::Malformed
             }
         };
@@ -169,29 +181,21 @@ impl IommuDevice {
     /// Applies the request of `slot` to the tables.
     #[inline]
     fn execute(&self, calgary: &mut Calgary, window: &Window<'_>, batch: &mut Batch, slot: &mut Slot<'_>) {
-        let mut bytes = [0; MAX_READABLE_BYTES];
-        let (copied, writable) = match slot.shape {
-            Shape::Pair(Pair { readable, writable }) => (Ok(readable.copy_in(&mut bytes)), writable.bytes() as u64),
-            Shape::Chain(number) => {
-                let chain = &batch.chains[usize::from(number)];
-                (chain.copy_in(window, &mut bytes), chain.writable_len())
-            }
+        let (request, writable) = match slot.shape {
+            Shape::Pair(Pair { readable, writable }) => (parse(readable), writable.bytes() as u64),
+            Shape::Chain(number) => parse_chain(&batch.chains[usize::from(number)], window),
             Shape::Placed(_) | Shape::Malformed => return,
         };
-        let outcome = match copied {
-            Ok(len) => self.request(calgary, batch, &bytes[..len], writable),
-            Err(fault) => Err(Malformed::Unreachable(fault.address)),
-        };
-        match outcome {
+        match request.and_then(|request| self.request(calgary, batch, request, writable)) {
             Ok((answer, removes)) => (slot.answer, slot.removes) = (answer, removes),
-            Err(cause) => self.refuse(batch, &cause),
+            Err(cause) => self.refuse(&cause),
         }
     }
 
     #[cold]
-    fn refuse(&self, batch: &mut Batch, cause: &dyn std::fmt::Display) {
+    fn refuse(&self, cause: &dyn std::fmt::Display) {
         warn_throttled!(self.throttle, "iommu: malformed request: {cause}");
-        batch.tally.malformed += 1;
+        self.iommu.stats().note_malformed();
     }
 
     /// Writes the answers and hands the chains back, all visible at once.
@@ -203,7 +207,6 @@ impl IommuDevice {
         slots: &[Slot<'_>],
     ) -> Result<(), RingError> {
         queue.ring.push_all(window, slots.iter().map(|slot| (slot.head, self.answer(window, batch, slot))))?;
-        self.iommu.stats().add(&batch.tally);
         queue.ring.publish(window)
     }
 
@@ -213,7 +216,7 @@ impl IommuDevice {
         match slot.answer {
             Answer::Silent => 0,
             Answer::Tail(status) => {
-                batch.tally.note_status(status);
+                self.iommu.stats().note_status(status);
                 let tail = tail_bytes(status);
                 match slot.shape {
                     Shape::Pair(pair) if pair.writable.write(0, tail).is_some() => TAIL_BYTES,
@@ -221,11 +224,11 @@ impl IommuDevice {
                 }
             }
             Answer::Probe(status, number) => {
-                batch.tally.note_status(status);
+                self.iommu.stats().note_status(status);
                 self.answer_in_pieces(window, batch, slot, &batch.probes[usize::from(number)])
             }
             Answer::ShortProbe(writable) => {
-                batch.tally.note_status(Status::Inval);
+                self.iommu.stats().note_status(Status::Inval);
                 // In the last four bytes; everything before them counts as written, since a used length counts from the
                 // start (§2.7.8.2).
                 let end = usize::from(writable);
@@ -245,16 +248,15 @@ impl IommuDevice {
         u32::try_from(written).unwrap_or(0)
     }
 
-    /// Applies the request in `bytes` to the tables; says whether it may take something away.
+    /// Applies a request to the tables; says whether it may take something away.
     #[inline]
     fn request(
         &self,
         calgary: &mut Calgary,
         batch: &mut Batch,
-        bytes: &[u8],
+        request: Request,
         writable: u64,
     ) -> Result<(Answer, bool), Malformed> {
-        let request = Request::parse(bytes)?;
         if writable < Tail::SIZE as u64 {
             return Err(Malformed::NoRoom(writable));
         }
@@ -266,7 +268,7 @@ impl IommuDevice {
         if feature_needed != 0 && !self.negotiated(feature_needed) {
             return Err(Malformed::NotNegotiated);
         }
-        batch.tally.note_request(&request);
+        self.iommu.stats().note_request(&request);
         let (status, removes) = match request {
             Request::Map { domain, virt_start, virt_end, phys_start, flags } => {
                 (self.map(calgary, domain, virt_start, virt_end, phys_start, flags), false)
@@ -352,6 +354,31 @@ impl IommuDevice {
         tail.copy_from_slice(&tail_bytes(status));
         Answer::Probe(status, number)
     }
+}
+
+/// Decodes a request of one piece. Nearly all are a MAP or an UNMAP, copied without a look at their length.
+#[inline]
+fn parse(readable: Piece<'_>) -> Result<Request, Malformed> {
+    if let Some(bytes) = readable.exactly::<{ size_of::<MapRequest>() }>() {
+        return Ok(Request::parse(&bytes)?);
+    }
+    if let Some(bytes) = readable.exactly::<{ size_of::<UnmapRequest>() }>() {
+        return Ok(Request::parse(&bytes)?);
+    }
+    let mut bytes = [0; MAX_READABLE_BYTES];
+    let len = readable.copy_in(&mut bytes);
+    Ok(Request::parse(&bytes[..len])?)
+}
+
+/// The same for any chain; and its writable bytes.
+#[cold]
+fn parse_chain(chain: &Chain, window: &Window<'_>) -> (Result<Request, Malformed>, u64) {
+    let mut bytes = [0; MAX_READABLE_BYTES];
+    let request = match chain.copy_in(window, &mut bytes) {
+        Ok(len) => Request::parse(&bytes[..len]).map_err(Malformed::from),
+        Err(fault) => Err(Malformed::Unreachable(fault.address)),
+    };
+    (request, chain.writable_len())
 }
 
 /// The requests of one block, if there is one of that number.
