@@ -15,7 +15,7 @@ use crate::linux_guest::GUEST_COMMAND;
 use crate::measure::Cores;
 use crate::peers::{DAEMON_COMMAND, Programs};
 use crate::progress::Steps;
-use crate::report::{self, Comparison, Environment};
+use crate::report::{self, Comparison, Environment, Look};
 use crate::scene::Scene;
 
 /// Measures calgaryd beside its peers, on two processors and without a virtual machine.
@@ -72,6 +72,7 @@ struct SafetyOptions {
     variants: Vec<(String, String)>,
 
     /// Measure with a Linux guest under emulation instead of the user-space guest, driving the IOMMU in this way; may repeat.
+    /// With --quick without the daemons that have a mechanism switched off.
     /// Its files belong to root there, so QEMU's server needs this run as root.
     #[arg(long = "linux-guest", value_name = "MODE", value_enum)]
     linux_guest: Vec<crate::linux_guest::Mode>,
@@ -93,6 +94,10 @@ struct Options {
     #[arg(long)]
     json: bool,
 
+    /// Write tables in Markdown.
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+
     /// Leave the peers out: nothing is fetched.
     #[arg(long)]
     no_peers: bool,
@@ -104,6 +109,12 @@ struct Options {
     /// Further arguments for `calgaryd serve`; may repeat. With --transport=vfio-user the client speaks it too.
     #[arg(long = "daemon-arg", value_name = "ARG", allow_hyphen_values = true)]
     daemon_args: Vec<String>,
+}
+
+impl Options {
+    fn look(&self) -> Look {
+        if self.markdown { Look::Markdown } else { Look::Plain }
+    }
 }
 
 /// Runs the command line `args` and returns its exit status: 0 done, 1 failed, 2 wrong usage.
@@ -150,7 +161,7 @@ fn compare(options: &CompareOptions) -> Result<(), Failure> {
     if common.json {
         print_json(&report)?;
     } else {
-        println!("{}\n\n{}", report.environment, report::ratio_table(&report));
+        println!("{}\n\n{}", report.environment, report::ratio_table(&report, common.look()));
     }
     if let Some(folder) = &options.report {
         let page = report::write_page(&report, folder)?;
@@ -163,14 +174,17 @@ fn price_of_safety(options: &SafetyOptions) -> Result<(), Failure> {
     let common = &options.common;
     let stage = Stage::set(common)?;
     if !options.linux_guest.is_empty() {
-        let rounds = usize::from(common.rounds);
+        let mut variants = options.variants.clone();
+        if !common.quick {
+            variants.extend(crate::linux_guest::mechanisms());
+        }
         let scene = stage.scene(common);
-        let points = crate::linux_guest::run(&scene, &options.linux_guest, rounds, &options.variants)?;
+        let report = crate::linux_guest::run(&scene, &options.linux_guest, common.rounds.into(), &variants)?;
         stage.steps.finish();
         return if common.json {
-            print_json(&points)
+            print_json(&report)
         } else {
-            print!("{}", crate::linux_guest::text(&points));
+            print!("{}", crate::linux_guest::text(&report, common.look()));
             Ok(())
         };
     }
@@ -180,7 +194,7 @@ fn price_of_safety(options: &SafetyOptions) -> Result<(), Failure> {
     if common.json {
         print_json(&report)
     } else {
-        print!("{}", report::safety_text(&report));
+        print!("{}", report::safety_text(&report, common.look()));
         Ok(())
     }
 }
@@ -193,7 +207,7 @@ fn iommu(options: &Options) -> Result<(), Failure> {
     if options.json {
         print_json(&report)
     } else {
-        print!("{}", report::iommu_table(&report));
+        print!("{}", report::iommu_table(&report, options.look()));
         Ok(())
     }
 }
@@ -206,7 +220,7 @@ fn files(options: &Options) -> Result<(), Failure> {
     if options.json {
         print_json(&report)
     } else {
-        print!("{}", report::files_table(&report));
+        print!("{}", report::files_table(&report, options.look()));
         Ok(())
     }
 }
@@ -229,7 +243,11 @@ struct Stage {
 impl Stage {
     fn set(options: &Options) -> Result<Self, Failure> {
         let steps = Steps::new();
-        let programs = if options.no_peers { None } else { Some(Programs::obtain(&steps)?) };
+        let fetched = (!options.no_peers).then(|| Programs::obtain(&steps)).transpose();
+        let programs = fetched.unwrap_or_else(|cause| {
+            steps.warn(&format!("every peer is left out, as by --no-peers: {cause}"));
+            None
+        });
         let cores = Cores::choose()?;
         let work = tempfile::tempdir().map_err(|cause| Failure::system("make a temporary folder", cause))?;
         // Shared memory is the tmpfs that every Linux has.

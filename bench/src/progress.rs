@@ -38,6 +38,12 @@ impl Steps {
         self.say(&format!("[{}/{total}] {text}", done + 1));
     }
 
+    /// Something that is to stay on the screen.
+    pub(crate) fn warn(&self, text: &str) {
+        self.finish();
+        eprintln!("calgary-bench: {text}");
+    }
+
     /// Nothing more is to come: leaves the line empty.
     pub(crate) fn finish(&self) {
         if self.terminal {

@@ -27,7 +27,8 @@ pub(crate) struct Scene<'a> {
 impl Scene<'_> {
     /// A new folder for one server's sockets.
     pub(crate) fn place(&self, name: &str) -> Result<PathBuf, Failure> {
-        let place = self.work.join(name.replace(' ', "-"));
+        // A comma would end the key of a share that names a socket there.
+        let place = self.work.join(name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"));
         std::fs::create_dir_all(&place).map_err(|cause| Failure::system("make a folder for sockets", cause))?;
         Ok(place)
     }

@@ -28,7 +28,13 @@ fn a_comparison_has_every_point_and_a_page() {
     let points = report["iommu"]["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
     assert!(points.iter().all(|point| point["wall"]["median"].as_f64().unwrap() > 0.0));
-    assert_eq!(peers(&report["files"]), ["calgaryd", "calgaryd kept", "calgaryd strict", "our core", "system calls"]);
+    let expected =
+        ["calgaryd", "calgaryd kept", "calgaryd strict, one kick", "calgaryd strict", "our core", "system calls"];
+    assert_eq!(peers(&report["files"]), expected);
+    for part in ["iommu", "files"] {
+        let idle = report[part]["idle"].as_array().unwrap();
+        assert!(idle.iter().any(|one| one["peer"] == "calgaryd" && one["share"].as_f64().is_some()), "{part}");
+    }
     let points = report["files"]["points"].as_array().unwrap();
     assert!(points.iter().all(|point| point["cpu"]["median"].as_f64().is_some()));
     let of_strict = points.iter().filter(|point| point["peer"] == "calgaryd strict").count();
@@ -41,7 +47,15 @@ fn a_comparison_has_every_point_and_a_page() {
 #[test]
 fn the_price_of_safety_has_all_modes() {
     let Some(report) = run(&["price-of-safety"]) else { return };
-    assert_eq!(peers(&report), ["calgaryd", "calgaryd kept", "calgaryd lazy", "calgaryd strict"]);
+    let peers = peers(&report);
+    for way in ["calgaryd", "calgaryd passthrough", "calgaryd kept", "calgaryd lazy", "calgaryd strict, one kick"] {
+        assert!(peers.contains(&way), "{peers:?}");
+    }
+    for mechanism in ["polling", "batching", "coalescing", "zero copy"] {
+        assert!(peers.iter().any(|peer| peer.ends_with(&format!("no {mechanism}"))), "{peers:?}");
+    }
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 12 * peers.len(), "each way has each row");
 }
 
 #[test]
@@ -51,4 +65,25 @@ fn a_daemon_that_does_not_start_is_quoted() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains("--no-such-thing") || said.contains("a processor each"), "{said}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_had_costs_the_peers_only() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calgary-bench"));
+    let output =
+        command.args(["iommu", "--quick", "--rounds", "1"]).env("CALGARY_CACHE", "/dev/null/no").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("every peer is left out") || said.contains("a processor each"), "{said}");
+    if !said.contains("a processor each") {
+        assert!(output.status.success(), "{said}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("per kick"));
+    }
+}
+
+#[test]
+fn tables_come_in_markdown() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calgary-bench"));
+    let output = command.args(["iommu", "--quick", "--rounds", "1", "--no-peers", "--markdown"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() || shown.contains("| 128 | 65536 |"), "{shown}");
 }

@@ -6,15 +6,18 @@
 //!                   └─ plain  (system calls, the limit)
 //! ```
 
+mod contender;
 mod fuse;
 mod ninep;
 mod plain;
 mod roster;
 mod run;
+mod safety;
 mod subject;
 mod tree;
 mod work;
 
-pub(crate) use roster::{Roster, Safety};
+pub(crate) use roster::Roster;
 pub(crate) use run::{FilePoint, FilesPlan, FilesReport, PERCENTILES, run};
+pub(crate) use safety::{MECHANISMS, Safety};
 pub(crate) use work::{LARGE, SMALL, Work};

@@ -133,6 +133,10 @@ impl Subject for Plain {
         Self::NAME
     }
 
+    fn is_process(&self) -> bool {
+        false
+    }
+
     fn can(&self, _work: Work, depth: u16) -> bool {
         depth == 1
     }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::contender::Contender;
 use super::subject::{Subject, Times};
 use super::tree::Tree;
 use super::work::{LARGE, SMALL, Work};
 use super::{roster, roster::Roster};
 use crate::failure::Failure;
-use crate::measure::{Figure, Sample, Series, percentile};
+use crate::measure::{Figure, Idle, Sample, Series, idle, percentile};
+use crate::peers::Absent;
 use crate::scene::Scene;
 
 /// Work is repeated until it takes this long, to see how often a sample needs it.
@@ -51,7 +53,9 @@ impl FilesPlan {
             rows.extend([4, 16, 32].map(|depth| (Work::Write(SMALL), depth)));
             rows.extend([16, 256].map(|kib| (Work::Read(kib << 10), 1)));
             rows.extend([16, 64, 256].map(|kib| (Work::Write(kib << 10), 1)));
-            rows.extend([(Work::Read(LARGE), 4), (Work::Write(LARGE), 4)]);
+            rows.extend(
+                [4, 16, 32].iter().flat_map(|depth| [(Work::Read(LARGE), *depth), (Work::Write(LARGE), *depth)]),
+            );
             rows.extend([(Work::Readdir(5000), 1), (Work::Fsync, 1)]);
         }
         let sample = Duration::from_millis(if quick { 25 } else { 40 });
@@ -103,6 +107,10 @@ pub(crate) struct FilesReport {
     pub(crate) peers: Vec<&'static str>,
     /// All points, by row, then server.
     pub(crate) points: Vec<FilePoint>,
+    /// What each server takes with its session open and nothing to do.
+    pub(crate) idle: Vec<Idle>,
+    /// Peers without figures, or without all of them.
+    pub(crate) absent: Vec<Absent>,
 }
 
 impl FilesReport {
@@ -128,49 +136,80 @@ pub(crate) fn run(scene: &Scene<'_>, plan: &FilesPlan, roster: &Roster) -> Resul
     let directories = plan.directories();
     scene.steps.say("files: filling the shared folder");
     let tree = Tree::make(scene.folder, &directories)?;
-    let mut subjects = roster::assemble(scene, roster, &tree, &directories)?;
-    let peers = subjects.iter().map(|subject| subject.name()).collect();
+    let (mut contenders, mut absent) = roster::assemble(scene, roster, &tree, &directories)?;
+    let peers = contenders.iter().map(|contender| contender.subject.name()).collect();
     let mut points = Vec::new();
     for (index, (work, depth)) in plan.rows.iter().enumerate() {
         scene.steps.count(&format!("files: {work}, depth {depth}"), index, plan.rows.len());
-        points.extend(row(&mut subjects, plan, *work, *depth)?);
+        points.extend(row(scene, &mut contenders, &mut absent, plan, *work, *depth)?);
     }
-    Ok(FilesReport { peers, points })
+    scene.steps.say("files: watching the servers idle");
+    let processes = contenders.iter().filter(|contender| contender.is_there() && contender.subject.is_process());
+    let clocks: Vec<_> = processes.map(|contender| (contender.subject.name(), || contender.subject.cpu())).collect();
+    let idle = idle(&clocks)?;
+    Ok(FilesReport { peers, points, idle, absent })
 }
 
-fn row(subjects: &mut [Box<dyn Subject>], plan: &FilesPlan, work: Work, depth: u16) -> Result<Vec<FilePoint>, Failure> {
-    let mut able: Vec<_> = subjects.iter_mut().filter(|subject| subject.can(work, depth)).collect();
-    let mut operations = Vec::new();
-    for subject in &mut able {
-        operations.push(trial(subject.as_mut(), plan.sample, work, depth)?);
+/// One contender in a row of work.
+struct Entrant<'a> {
+    contender: &'a mut Contender,
+    /// Operations of a sample.
+    operations: u64,
+    series: Series,
+    each: Vec<f64>,
+}
+
+impl Entrant<'_> {
+    fn sample(&mut self, work: Work, depth: u16) -> Result<(), Failure> {
+        let (subject, operations) = (&mut self.contender.subject, self.operations);
+        let mut times = Times::default();
+        let before = subject.cpu()?;
+        subject.run(work, depth, operations, &mut times)?;
+        let cpu = subject.cpu()?.saturating_sub(before);
+        self.series.push(Sample { operations, wall: times.wall, cpu });
+        self.each.append(&mut times.each);
+        Ok(())
     }
-    let mut series = vec![Series::default(); able.len()];
-    let mut each = vec![Vec::new(); able.len()];
-    for _ in 0..plan.rounds {
-        for (index, subject) in able.iter_mut().enumerate() {
-            let mut times = Times::default();
-            let before = subject.cpu()?;
-            subject.run(work, depth, operations[index], &mut times)?;
-            let cpu = subject.cpu()?.saturating_sub(before);
-            series[index].push(Sample { operations: operations[index], wall: times.wall, cpu });
-            each[index].append(&mut times.each);
-        }
-    }
-    let points = able.iter().zip(&series).zip(&mut each).map(|((subject, series), each)| {
-        each.sort_by(f64::total_cmp);
-        let latency = (!each.is_empty()).then(|| PERCENTILES.map(|part| percentile(each, part)));
+
+    fn point(mut self, work: Work, depth: u16) -> FilePoint {
+        self.each.sort_by(f64::total_cmp);
+        let latency = (!self.each.is_empty()).then(|| PERCENTILES.map(|part| percentile(&self.each, part)));
         FilePoint {
-            peer: subject.name(),
+            peer: self.contender.subject.name(),
             work,
             name: work.to_string(),
             depth,
             bytes: work.bytes(),
-            wall: series.wall(),
-            cpu: series.cpu(),
+            wall: self.series.wall(),
+            cpu: self.series.cpu(),
             latency,
         }
-    });
-    Ok(points.collect())
+    }
+}
+
+fn row(
+    scene: &Scene<'_>,
+    contenders: &mut [Contender],
+    absent: &mut Vec<Absent>,
+    plan: &FilesPlan,
+    work: Work,
+    depth: u16,
+) -> Result<Vec<FilePoint>, Failure> {
+    let mut entrants = Vec::new();
+    for contender in contenders.iter_mut().filter(|one| one.is_there() && one.subject.can(work, depth)) {
+        let operations = trial(contender.subject.as_mut(), plan.sample, work, depth);
+        if let Some(operations) = contender.excuse(scene, operations, absent)? {
+            entrants.push(Entrant { contender, operations, series: Series::default(), each: Vec::new() });
+        }
+    }
+    for _ in 0..plan.rounds {
+        for entrant in entrants.iter_mut().filter(|entrant| entrant.contender.is_there()) {
+            let outcome = entrant.sample(work, depth);
+            entrant.contender.excuse(scene, outcome, absent)?;
+        }
+    }
+    entrants.retain(|entrant| entrant.contender.is_there());
+    Ok(entrants.into_iter().map(|entrant| entrant.point(work, depth)).collect())
 }
 
 /// How many operations a sample of `length` has; warms caches on the way.

@@ -28,6 +28,11 @@ pub(super) trait Subject {
     /// Its name in reports.
     fn name(&self) -> &'static str;
 
+    /// Whether it is a process of its own.
+    fn is_process(&self) -> bool {
+        true
+    }
+
     /// Whether it can do `work`, `depth` at a time.
     fn can(&self, work: Work, depth: u16) -> bool;
 
@@ -80,5 +85,15 @@ impl Places {
         let offset = self.next;
         self.next += bytes;
         offset
+    }
+
+    /// The same, but none of `taken`, which are fewer than the file has places.
+    pub(super) fn next_but(&mut self, bytes: u32, size: u64, taken: impl Iterator<Item = u64> + Clone) -> u64 {
+        loop {
+            let offset = self.next(bytes, size);
+            if taken.clone().all(|taken| taken != offset) {
+                return offset;
+            }
+        }
     }
 }

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::batches::Batches;
 use crate::failure::Failure;
 use crate::measure::{Figure, Limits, Sample, Series, ping_pongs};
+use crate::measure::{Idle, idle};
+use crate::peers::Absent;
 use crate::peers::{Daemon, DaemonOptions, Programs, Qemu, QemuOptions, Server};
 use crate::scene::Scene;
 
@@ -74,6 +76,10 @@ pub(crate) struct IommuReport {
     pub(crate) limits: [Limits; 2],
     /// A kick of QEMU's device without a request, if it took part.
     pub(crate) empty_kick: Option<EmptyKick>,
+    /// What each server takes with its driver ready and nothing to do.
+    pub(crate) idle: Vec<Idle>,
+    /// Peers without figures.
+    pub(crate) absent: Vec<Absent>,
     /// All points, by live mappings, then requests per kick, then server.
     pub(crate) points: Vec<IommuPoint>,
 }
@@ -93,8 +99,11 @@ pub(crate) fn run(scene: &Scene<'_>, plan: &IommuPlan) -> Result<IommuReport, Fa
     let before = ping_pongs(scene.cores, plan.rounds)?;
     scene.cores.enter_client()?;
     let mut sides = vec![own(scene, most)?];
-    if let Some(programs) = scene.programs {
-        sides.push(qemu(scene, programs, most)?);
+    let mut absent = Vec::new();
+    match scene.programs.map(|programs| qemu(scene, programs, most)) {
+        Some(Ok(side)) => sides.push(side),
+        Some(Err(cause)) => absent.push(Absent::new(scene, Qemu::NAME, &cause)),
+        None => {}
     }
     let mut points = Vec::new();
     let total = plan.live.len() * plan.per_kick.len();
@@ -109,9 +118,12 @@ pub(crate) fn run(scene: &Scene<'_>, plan: &IommuPlan) -> Result<IommuReport, Fa
         }
     }
     let empty_kick = sides.iter().find_map(|side| Some(empty_kicks(side, side.bus.as_ref()?, plan))).transpose()?;
+    scene.steps.say("iommu: watching the servers idle");
+    let clocks: Vec<_> = sides.iter().map(|side| (side.server.name(), || side.server.cpu())).collect();
+    let idle = idle(&clocks)?;
     drop(sides);
     let after = ping_pongs(scene.cores, plan.rounds)?;
-    Ok(IommuReport { limits: [before, after], empty_kick, points })
+    Ok(IommuReport { limits: [before, after], empty_kick, idle, absent, points })
 }
 
 fn point(sides: &[Side], plan: &IommuPlan, per_kick: u16, live: u64) -> Result<Vec<IommuPoint>, Failure> {

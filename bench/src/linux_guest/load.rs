@@ -18,8 +18,8 @@ const LARGE: u64 = 16 << 20;
 const BLOCK: usize = 1 << 20;
 /// Bytes of a small read.
 const PAGE: usize = 4096;
-/// Small reads of one sample.
-const READS: u64 = 400;
+/// Small reads, and small writes, of one sample.
+const SMALL: u64 = 400;
 /// Files made and removed in one sample.
 const FILES: u64 = 60;
 /// Folders of the tree, and files in each.
@@ -34,6 +34,8 @@ pub(crate) enum Work {
     Write,
     /// Reads of 4 KiB here and there.
     RandomRead,
+    /// Writes of 4 KiB here and there.
+    RandomWrite,
     /// Files of 100 bytes made, looked at and removed.
     Metadata,
     /// A tree listed and all its files read, as tar does.
@@ -42,7 +44,8 @@ pub(crate) enum Work {
 
 impl Work {
     /// All, in the order of the table.
-    pub(crate) const ALL: [Self; 5] = [Self::Read, Self::Write, Self::RandomRead, Self::Metadata, Self::Walk];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Read, Self::Write, Self::RandomRead, Self::RandomWrite, Self::Metadata, Self::Walk];
 
     /// Its name on the command line.
     pub(crate) const fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Work {
             Self::Read => "read",
             Self::Write => "write",
             Self::RandomRead => "random-read",
+            Self::RandomWrite => "random-write",
             Self::Metadata => "metadata",
             Self::Walk => "walk",
         }
@@ -61,6 +65,7 @@ impl Work {
             Self::Read => "read 1 MiB (cache=loose)",
             Self::Write => "write 1 MiB (cache=loose)",
             Self::RandomRead => "read 4 KiB at random (cache=none)",
+            Self::RandomWrite => "write 4 KiB at random (cache=none)",
             Self::Metadata => "create, write, stat, remove (cache=none)",
             Self::Walk => "walk a tree and read its files (cache=none)",
         }
@@ -79,6 +84,7 @@ impl Work {
             Self::Read => read(folder),
             Self::Write => write(folder),
             Self::RandomRead => random_read(folder),
+            Self::RandomWrite => random_write(folder),
             Self::Metadata => metadata(folder),
             Self::Walk => walk(folder),
         }
@@ -166,19 +172,38 @@ fn write(folder: &Path) -> io::Result<u64> {
 fn random_read(folder: &Path) -> io::Result<u64> {
     let file = File::open(folder.join("large"))?;
     let mut page = [0; PAGE];
-    let mut seed = 2007_u64;
-    for _ in 0..READS {
-        // xorshift64
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let start = seed % (LARGE / PAGE as u64) * PAGE as u64;
+    for start in places() {
         file.read_exact_at(&mut page, start)?;
         if page[0] != byte_at(start) || page[PAGE - 1] != byte_at(start + PAGE as u64 - 1) {
             return Err(wrong("what was read"));
         }
     }
-    Ok(READS)
+    Ok(SMALL)
+}
+
+fn random_write(folder: &Path) -> io::Result<u64> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join("written"))?;
+    let mut page = [0; PAGE];
+    let mut last = 0;
+    for (number, start) in (0_u64..).zip(places()) {
+        page[..8].copy_from_slice(&number.to_le_bytes());
+        file.write_all_at(&page, start)?;
+        last = start;
+    }
+    let mut found = [0; 8];
+    file.read_exact_at(&mut found, last)?;
+    if u64::from_le_bytes(found) == SMALL - 1 { Ok(SMALL) } else { Err(wrong("what was written")) }
+}
+
+/// Where small reads and writes go: pages of the large file that look random and are the same each time (xorshift64).
+fn places() -> impl Iterator<Item = u64> {
+    let step = |seed: &u64| {
+        let seed = seed ^ (seed << 13);
+        let seed = seed ^ (seed >> 7);
+        Some(seed ^ (seed << 17))
+    };
+    let numbers = std::iter::successors(step(&2007), step);
+    numbers.map(|number| number % (LARGE / PAGE as u64) * PAGE as u64).take(usize::try_from(SMALL).unwrap_or(0))
 }
 
 fn metadata(folder: &Path) -> io::Result<u64> {

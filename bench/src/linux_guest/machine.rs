@@ -138,8 +138,19 @@ impl Guest {
         Ok(Sample { operations, wall, cpu })
     }
 
+    /// The server's name in reports.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Mounts the share behind the IOMMU, to be left alone.
+    pub(crate) fn mount_for_idling(&self) -> Result<(), Failure> {
+        let mounted = self.machine.check(&format!("mount_tag {TRANSLATED} /mnt/{TRANSLATED} cache=none"));
+        mounted.map(|_| ()).map_err(|cause| Failure::wrong(self.name, cause.to_string()))
+    }
+
     /// Processor time of the server.
-    fn cpu(&self) -> Result<Duration, Failure> {
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
         match &self.clock {
             Clock::Daemon(daemon) => daemon.server.cpu(),
             Clock::Qemu { process, processor } => {

@@ -15,4 +15,4 @@ mod run;
 pub(crate) use load::{GUEST_COMMAND, main as guest_main};
 pub(crate) use machine::Mode;
 pub(crate) use report::text;
-pub(crate) use run::run;
+pub(crate) use run::{mechanisms, run};

@@ -1,10 +1,10 @@
 //! The table.
 
 use super::load::Work;
-use super::run::GuestPoint;
+use super::run::{GuestPoint, GuestReport};
 use crate::measure::Figure;
 use crate::peers::Qemu;
-use crate::report::{Table, ratio, time};
+use crate::report::{Look, Table, absent_lines, figure, idle_line, ratio};
 
 /// What the columns are.
 const MEANING: &str = "\
@@ -16,7 +16,8 @@ its process; QEMU's is that of its process without the thread that is the guest'
 ";
 
 /// One row for each kind of work, mode and server.
-pub(crate) fn text(points: &[GuestPoint]) -> String {
+pub(crate) fn text(report: &GuestReport, look: Look) -> String {
+    let points = &report.points;
     let head =
         ["work", "mode", "server", "off", "CPU off", "on", "CPU on", "safety", "its CPU", "QEMU ÷", "QEMU's CPU ÷"];
     let mut table = Table::new(&head);
@@ -33,11 +34,11 @@ pub(crate) fn text(points: &[GuestPoint]) -> String {
             table.row(vec![
                 work.title().to_owned(),
                 point.mode.name().to_owned(),
-                point.server.clone(),
-                time(wall_off.median),
-                time(cpu_off.median),
-                time(wall.median),
-                time(cpu.median),
+                point.server.to_owned(),
+                figure(wall_off),
+                figure(cpu_off),
+                figure(wall),
+                figure(cpu),
                 ratio(wall_off.over(wall)),
                 ratio(cpu.over(cpu_off)),
                 beside(0, wall),
@@ -45,5 +46,9 @@ pub(crate) fn text(points: &[GuestPoint]) -> String {
             ]);
         }
     }
-    format!("{}\n{MEANING}", table.render())
+    let mut text = format!("{}\n{MEANING}", table.render(look));
+    for (mode, idle) in &report.idle {
+        text += &format!("{}: {}", mode.name(), idle_line(idle));
+    }
+    text + &absent_lines(&report.absent)
 }

@@ -5,15 +5,16 @@ use serde::Serialize;
 use super::load::{self, Work};
 use super::machine::{DIRECT, Guest, Mode, TRANSLATED};
 use crate::failure::Failure;
-use crate::measure::{Figure, Series};
-use crate::peers::{Daemon, Qemu};
+use crate::files::MECHANISMS;
+use crate::measure::{Figure, Idle, Series, idle};
+use crate::peers::{Absent, Daemon, Qemu};
 use crate::scene::Scene;
 
 /// What one kind of work costs on one server, outside and behind its IOMMU.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct GuestPoint {
     /// The server.
-    pub(crate) server: String,
+    pub(crate) server: &'static str,
     /// How Linux drives the IOMMU.
     pub(crate) mode: Mode,
     /// The work.
@@ -24,10 +25,39 @@ pub(crate) struct GuestPoint {
     pub(crate) on: [Figure; 2],
 }
 
+/// All that was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct GuestReport {
+    /// Every figure.
+    pub(crate) points: Vec<GuestPoint>,
+    /// What the servers take while a guest has the share behind the IOMMU mounted and leaves it alone.
+    pub(crate) idle: Vec<(Mode, Vec<Idle>)>,
+    /// Peers without figures.
+    pub(crate) absent: Vec<Absent>,
+}
+
 /// A server that takes part: its name, and whether it is this project's with these arguments.
 struct Contender {
     name: &'static str,
     own: Option<Vec<String>>,
+}
+
+/// This project's daemon, the same with `variants`, each a name and an argument more, and QEMU.
+fn contenders(variants: &[(String, String)]) -> Vec<Contender> {
+    let mut contenders = vec![Contender { name: Daemon::NAME, own: Some(Vec::new()) }];
+    // Names live as long as the program, as those of all servers do.
+    contenders.extend(
+        variants
+            .iter()
+            .map(|(name, argument)| Contender { name: name.clone().leak(), own: Some(vec![argument.clone()]) }),
+    );
+    contenders.push(Contender { name: Qemu::NAME, own: None });
+    contenders
+}
+
+/// Every mechanism switched off, as variants of the daemon.
+pub(crate) fn mechanisms() -> impl Iterator<Item = (String, String)> {
+    MECHANISMS.iter().map(|mechanism| (format!("no {}", mechanism.title), mechanism.argument.to_owned()))
 }
 
 /// Measures `modes`, `rounds` samples of each figure; each of `variants` is one more daemon, with its argument.
@@ -36,22 +66,22 @@ pub(crate) fn run(
     modes: &[Mode],
     rounds: usize,
     variants: &[(String, String)],
-) -> Result<Vec<GuestPoint>, Failure> {
+) -> Result<GuestReport, Failure> {
     load::prepare(scene.folder).map_err(|cause| Failure::system("fill the shared folder", cause))?;
-    let mut contenders = vec![Contender { name: Daemon::NAME, own: Some(Vec::new()) }];
-    for (name, argument) in variants {
-        // Names live as long as the program, as those of all servers do.
-        contenders.push(Contender { name: String::leak(name.clone()), own: Some(vec![argument.clone()]) });
-    }
-    contenders.push(Contender { name: Qemu::NAME, own: None });
-    let mut points = Vec::new();
+    let contenders = contenders(variants);
+    let mut report = GuestReport::default();
     for mode in modes {
-        scene.steps.say(&format!("booting {} guests, {}", contenders.len(), mode.name()));
-        let guests = contenders.iter().map(|contender| match &contender.own {
-            Some(args) => Guest::on_daemon(scene, contender.name, *mode, args),
-            None => Guest::on_qemu(scene, contender.name, *mode),
-        });
-        let guests = guests.collect::<Result<Vec<_>, _>>()?;
+        let mut guests = Vec::new();
+        for contender in &contenders {
+            scene.steps.say(&format!("booting a guest on {}, {}", contender.name, mode.name()));
+            match &contender.own {
+                Some(args) => guests.push(Guest::on_daemon(scene, contender.name, *mode, args)?),
+                None => match Guest::on_qemu(scene, contender.name, *mode) {
+                    Ok(guest) => guests.push(guest),
+                    Err(cause) => report.absent.push(Absent::new(scene, contender.name, &cause)),
+                },
+            }
+        }
         for work in Work::ALL {
             let mut series = vec![[Series::default(), Series::default()]; guests.len()];
             // The first round is not counted: it fills the caches of both sides.
@@ -66,12 +96,16 @@ pub(crate) fn run(
                     }
                 }
             }
-            for (contender, [off, on]) in contenders.iter().zip(&series) {
+            for (guest, [off, on]) in guests.iter().zip(&series) {
                 let figures = |series: &Series| [series.wall(), series.cpu()];
-                let server = contender.name.to_owned();
-                points.push(GuestPoint { server, mode: *mode, work, off: figures(off), on: figures(on) });
+                let (server, off, on) = (guest.name(), figures(off), figures(on));
+                report.points.push(GuestPoint { server, mode: *mode, work, off, on });
             }
         }
+        scene.steps.say(&format!("{}, watching the servers idle", mode.name()));
+        guests.iter().try_for_each(Guest::mount_for_idling)?;
+        let clocks: Vec<_> = guests.iter().map(|guest| (guest.name(), || guest.cpu())).collect();
+        report.idle.push((*mode, idle(&clocks)?));
     }
-    Ok(points)
+    Ok(report)
 }

@@ -29,6 +29,11 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
+    /// Half the distance between the least and the greatest sample, in parts of the median.
+    pub(crate) fn spread(&self) -> f64 {
+        (self.max - self.min) / 2.0 / self.median
+    }
+
     /// How many times `other` this is: the median of the ratios of samples taken one after the other, so that what
     /// disturbs both for a while does not count.
     pub(crate) fn over(&self, other: &Self) -> f64 {

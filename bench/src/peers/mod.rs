@@ -1,5 +1,6 @@
 //! The servers: this project's daemon and the peers, each a process of its own on the server's processor.
 
+mod absent;
 mod child;
 mod daemon;
 mod diod;
@@ -7,6 +8,7 @@ mod programs;
 mod qemu;
 mod virtiofsd;
 
+pub(crate) use absent::Absent;
 pub(crate) use child::Server;
 pub(crate) use daemon::{DAEMON_COMMAND, Daemon, DaemonOptions};
 pub(crate) use diod::Diod;

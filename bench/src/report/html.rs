@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::plot::escape;
 use super::plots::plots;
-use super::{Comparison, files_table, iommu_table, ratio_table};
+use super::{Comparison, Look, files_table, iommu_table, ratio_table};
 use crate::failure::Failure;
 
 const STYLE: &str = "body{font-family:sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
@@ -38,9 +38,9 @@ fn page(report: &Comparison, drawn: &str) -> String {
     let _ = writeln!(page, "<h1>calgaryd beside its peers</h1>\n<p>{}.</p>", escape(&report.environment.to_string()));
     page += "<p>Each figure is the median of several samples, taken turn about; the primary one is the server's \
              processor time per operation. Differences under 25 % for files and 10 % for the IOMMU are noise.</p>\n";
-    let _ = writeln!(page, "<h2>Ratios</h2>\n<pre>{}</pre>", escape(&ratio_table(report)));
+    let _ = writeln!(page, "<h2>Ratios</h2>\n<pre>{}</pre>", escape(&ratio_table(report, Look::Plain)));
     let _ = writeln!(page, "<h2>Plots</h2>\n<div class=\"plots\">\n{drawn}</div>");
-    let _ = writeln!(page, "<h2>Files</h2>\n<pre>{}</pre>", escape(&files_table(&report.files)));
-    let _ = writeln!(page, "<h2>IOMMU</h2>\n<pre>{}</pre>", escape(&iommu_table(&report.iommu)));
+    let _ = writeln!(page, "<h2>Files</h2>\n<pre>{}</pre>", escape(&files_table(&report.files, Look::Plain)));
+    let _ = writeln!(page, "<h2>IOMMU</h2>\n<pre>{}</pre>", escape(&iommu_table(&report.iommu, Look::Plain)));
     page + "</body></html>\n"
 }

@@ -12,7 +12,7 @@ pub(crate) use environment::Environment;
 pub(crate) use html::write_page;
 pub(crate) use ratios::ratio_table;
 pub(crate) use safety::safety_text;
-pub(crate) use table::{Table, files_table, iommu_table, ratio, time};
+pub(crate) use table::{Look, Table, absent_lines, figure, files_table, idle_line, iommu_table, ratio};
 
 use serde::Serialize;
 

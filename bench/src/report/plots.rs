@@ -13,6 +13,8 @@ pub(super) fn plots(report: &Comparison) -> Vec<Plot> {
         by_depth(files, Work::Getattr),
         by_depth(files, Work::Read(SMALL)),
         by_depth(files, Work::Write(SMALL)),
+        by_depth(files, Work::Read(LARGE)),
+        by_depth(files, Work::Write(LARGE)),
         by_size(files, "read", |work| if let Work::Read(bytes) = work { Some(bytes) } else { None }),
         by_size(files, "write", |work| if let Work::Write(bytes) = work { Some(bytes) } else { None }),
         by_live(report),

@@ -1,64 +1,152 @@
-//! The price of safety as a table and a few sentences.
+//! The price of safety as tables and a few sentences.
 
 use std::fmt::Write;
 
-use super::table::{Table, time};
-use crate::files::{FilePoint, FilesReport, Safety, Work};
+use super::table::{Look, SPREAD, Table, absent_lines, figure, idle_line, ratio};
+use crate::files::{FilePoint, FilesReport, MECHANISMS, Safety, Work};
+use crate::measure::Figure;
+use crate::peers::{Daemon, Qemu};
 
-/// One row per server and kind of work, each beside the same server without isolation.
-pub(crate) fn safety_text(report: &FilesReport) -> String {
-    let head = ["work", "depth", "server", "per second", "MB/s", "of off", "CPU per op", "of off"];
-    let mut table = Table::new(&head);
-    for (work, depth) in report.rows() {
-        for peer in &report.peers {
-            let Some(point) = report.find(peer, work, depth) else { continue };
-            let off = report.find(unsafe_one(peer), work, depth);
-            let of_off =
-                |part: fn(&FilePoint, &FilePoint) -> f64| off.map_or("–".to_owned(), |off| percent(part(point, off)));
-            table.row(vec![
-                work.to_string(),
-                depth.to_string(),
-                (*peer).to_owned(),
-                format!("{:.0}", rate(point)),
-                megabytes(point),
-                of_off(|point, off| off.wall.over(&point.wall)),
-                time(point.cpu.median),
-                of_off(|point, off| point.cpu.over(&off.cpu)),
-            ]);
+/// A server's name in reports when so isolated.
+type Name = fn(Safety) -> &'static str;
+/// One of the two times of a point.
+type Part = fn(&FilePoint) -> &Figure;
+
+/// Throughput and processor time of both servers by isolation, then what each mechanism is worth.
+pub(crate) fn safety_text(report: &FilesReport, look: Look) -> String {
+    let mut text = String::new();
+    let servers: [(&str, Name); 2] = [(Daemon::NAME, Safety::own_name), (Qemu::NAME, Safety::qemu_name)];
+    for (server, name) in servers {
+        let ways: Vec<Safety> = Safety::ALL.into_iter().filter(|way| report.peers.contains(&name(*way))).collect();
+        if ways.len() > 1 {
+            let _ = writeln!(text, "{}", throughput_table(report, server, &ways, name).render(look));
+            let _ = writeln!(text, "{}", processor_table(report, server, &ways, name).render(look));
         }
     }
-    let mut text = table.render();
+    let _ = writeln!(text, "{MEANING}{SPREAD}");
+    for (title, of) in PARTS {
+        let _ = writeln!(text, "{}", mechanism_table(report, title, of).render(look));
+    }
+    text += MECHANISMS_MEAN;
+    let variants = variants(report);
+    if !variants.is_empty() {
+        let _ = writeln!(text, "\n{}", variant_table(report, &variants).render(look));
+    }
     text.push('\n');
-    text += MEANING;
-    for safety in [Safety::Kept, Safety::Lazy, Safety::Strict] {
-        for (name, off) in [(safety.own_name(), Safety::Off.own_name()), (safety.qemu_name(), Safety::Off.qemu_name())]
-        {
-            let throughput = range(report, name, off, |point, off| off.wall.over(&point.wall));
-            let processor = range(report, name, off, |point, off| point.cpu.over(&off.cpu));
-            if let (Some(throughput), Some(processor)) = (throughput, processor) {
-                let _ = writeln!(
-                    text,
-                    "{name}: {} of the throughput without an IOMMU, at {} of the processor time.",
-                    throughput.show(),
-                    processor.show()
-                );
-            }
-        }
-    }
-    text
+    text += &idle_line(&report.idle);
+    text + &absent_lines(&report.absent)
 }
 
 /// What the columns are.
 const MEANING: &str = "\
-off: no IOMMU. kept: every DMA is translated, each buffer is mapped once and stays so. lazy: mapped before each request,
-unmapped later, with the next request that is waited for. strict: mapped before and unmapped after each request, one page
-per MAP, each waited for, as Linux does for virtio devices. Throughput is the client's wall time and so contains the
-round trips of the IOMMU; CPU is the servers' alone.
+off: no IOMMU. passthrough: behind it, in a bypass domain. kept: every DMA is translated, each buffer is mapped once and stays
+so. lazy: mapped before each request, unmapped later, with the next request that is waited for. strict: every page mapped
+before and unmapped after each request, a kick for each page, each waited for, as Linux does for the rings of a virtio device.
+strict, one kick: the same pages, but all MAPs of a request with one kick and one wait, and so the UNMAPs. Throughput is the
+client's wall time and so contains the round trips of the IOMMU; CPU is the servers' alone. Ways other than off are told in
+parts of its throughput (1 would be free), and as how many times its processor time.
 ";
 
-/// The same server without isolation.
-fn unsafe_one(peer: &str) -> &'static str {
-    if peer.starts_with(Safety::Off.qemu_name()) { Safety::Off.qemu_name() } else { Safety::Off.own_name() }
+/// What the figures of mechanisms are.
+const MECHANISMS_MEAN: &str = "\
+How many times as much without the mechanism as with it: polling where a kick goes out for each page; batching where the
+requests of a kick come together; coalescing with mappings kept and buffers of neighbouring pages; zero copy with mappings kept.
+";
+
+/// Both kinds of time.
+const PARTS: [(&str, Part); 2] =
+    [("wall time, without ÷ with", |point| &point.wall), ("server CPU, without ÷ with", |point| &point.cpu)];
+
+/// The head of a table of one server.
+fn head(first: String, off: &str, ways: &[Safety]) -> Vec<String> {
+    let mut head = vec![first, "depth".to_owned(), off.to_owned()];
+    head.extend(ways.iter().filter(|way| **way != Safety::Off).map(|way| way.title().to_owned()));
+    head
+}
+
+fn throughput_table(report: &FilesReport, server: &str, ways: &[Safety], name: Name) -> Table {
+    let mut head = head(format!("{server}: throughput"), "off, per second", ways);
+    head.insert(3, "MB/s".to_owned());
+    let mut table = Table::new(&head);
+    each_row(report, ways, name, |work, depth, off, others| {
+        let mut row = vec![work.to_string(), depth.to_string(), format!("{:.0}", rate(off)), megabytes(off)];
+        row.extend(
+            others.map(|point| point.map_or("–".to_owned(), |point| format!("{:.2}", off.wall.over(&point.wall)))),
+        );
+        table.row(row);
+    });
+    table
+}
+
+fn processor_table(report: &FilesReport, server: &str, ways: &[Safety], name: Name) -> Table {
+    let mut table = Table::new(&head(format!("{server}: server CPU per operation"), "off", ways));
+    each_row(report, ways, name, |work, depth, off, others| {
+        let mut row = vec![work.to_string(), depth.to_string(), figure(&off.cpu)];
+        row.extend(others.map(|point| point.map_or("–".to_owned(), |point| ratio(point.cpu.over(&off.cpu)))));
+        table.row(row);
+    });
+    table
+}
+
+/// Calls `add` with each row's point outside the IOMMU and those behind it.
+fn each_row(
+    report: &FilesReport,
+    ways: &[Safety],
+    name: Name,
+    mut add: impl FnMut(Work, u16, &FilePoint, &mut dyn Iterator<Item = Option<&FilePoint>>),
+) {
+    for (work, depth) in report.rows() {
+        let point = |way: &Safety| report.find(name(*way), work, depth);
+        if let Some(off) = point(&Safety::Off) {
+            add(work, depth, off, &mut ways.iter().filter(|way| **way != Safety::Off).map(point));
+        }
+    }
+}
+
+fn mechanism_table(report: &FilesReport, title: &str, of: Part) -> Table {
+    let mut head = vec![title, "depth"];
+    head.extend(MECHANISMS.iter().map(|mechanism| mechanism.title));
+    let mut table = Table::new(&head);
+    for (work, depth) in report.rows() {
+        let mut row = vec![work.to_string(), depth.to_string()];
+        row.extend(MECHANISMS.iter().map(|mechanism| {
+            let find = |peer| report.find(peer, work, depth).map(of);
+            find(mechanism.without)
+                .zip(find(mechanism.with))
+                .map_or("–".to_owned(), |(less, all)| ratio(less.over(all)))
+        }));
+        table.row(row);
+    }
+    table
+}
+
+/// The servers that the command line added.
+fn variants(report: &FilesReport) -> Vec<&'static str> {
+    let known = |peer: &&&'static str| {
+        Safety::ALL.iter().any(|way| [way.own_name(), way.qemu_name()].contains(*peer))
+            || MECHANISMS.iter().any(|mechanism| [mechanism.with, mechanism.without].contains(*peer))
+    };
+    report.peers.iter().filter(|peer| !known(peer)).copied().collect()
+}
+
+fn variant_table(report: &FilesReport, variants: &[&'static str]) -> Table {
+    let mut head = vec!["strict, with an argument more".to_owned(), "depth".to_owned()];
+    head.extend(variants.iter().flat_map(|name| [format!("{name}, wall"), format!("{name}, CPU")]));
+    let mut table = Table::new(&head);
+    for (work, depth) in report.rows() {
+        let strict = report.find(Safety::Strict.own_name(), work, depth);
+        let mut row = vec![work.to_string(), depth.to_string()];
+        for name in variants {
+            let pair = report.find(name, work, depth).zip(strict);
+            row.extend(
+                PARTS.map(|(_, of)| {
+                    pair.map_or("–".to_owned(), |(variant, strict)| ratio(of(variant).over(of(strict))))
+                }),
+            );
+        }
+        table.row(row);
+    }
+    table
 }
 
 fn rate(point: &FilePoint) -> f64 {
@@ -72,31 +160,4 @@ fn megabytes(point: &FilePoint) -> String {
 /// In 10^6 bytes per second.
 pub(super) fn throughput(point: &FilePoint) -> f64 {
     crate::measure::count(point.bytes) * rate(point) / 1e6
-}
-
-fn percent(part: f64) -> String {
-    if part.is_finite() { format!("{:.0} %", part * 100.0) } else { "–".to_owned() }
-}
-
-/// The least and the greatest part of what the same server has without isolation, and the work it has it at.
-struct Range {
-    least: (f64, String),
-    most: (f64, String),
-}
-
-impl Range {
-    fn show(&self) -> String {
-        let (least, most) = (percent(self.least.0), percent(self.most.0));
-        format!("{least} ({}) to {most} ({})", self.least.1, self.most.1)
-    }
-}
-
-fn range(report: &FilesReport, name: &str, off: &str, of: fn(&FilePoint, &FilePoint) -> f64) -> Option<Range> {
-    let part = |(work, depth): (Work, u16)| {
-        let part = of(report.find(name, work, depth)?, report.find(off, work, depth)?);
-        Some((part, format!("{work}, depth {depth}")))
-    };
-    let mut parts: Vec<_> = report.rows().into_iter().filter_map(part).collect();
-    parts.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    Some(Range { least: parts.first()?.clone(), most: parts.last()?.clone() })
 }

@@ -1,11 +1,20 @@
-//! Plain tables for a terminal.
+//! Tables for a terminal, or for a page of text.
 
 use std::fmt::Write;
 
 use crate::files::{FilePoint, FilesReport};
 use crate::iommu::{IommuPoint, IommuReport};
-use crate::measure::Figure;
-use crate::peers::{Daemon, Qemu};
+use crate::measure::{Figure, Idle};
+use crate::peers::{Absent, Daemon, Qemu};
+
+/// How tables are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Columns under each other.
+    Plain,
+    /// Markdown.
+    Markdown,
+}
 
 /// Columns of text, the first aligned left, the others right.
 #[derive(Debug, Default)]
@@ -14,15 +23,33 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
+    pub(crate) fn new(head: &[impl AsRef<str>]) -> Self {
+        Self { rows: vec![head.iter().map(|cell| cell.as_ref().to_owned()).collect()] }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    pub(crate) fn render(&self) -> String {
+    pub(crate) fn render(&self, look: Look) -> String {
+        match look {
+            Look::Plain => self.plain(),
+            Look::Markdown => self.markdown(),
+        }
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = String::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+            if index == 0 {
+                let _ = writeln!(text, "|---|{}", "---:|".repeat(row.len().saturating_sub(1)));
+            }
+        }
+        text
+    }
+
+    fn plain(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -57,13 +84,23 @@ pub(crate) fn time(nanoseconds: f64) -> String {
 }
 
 /// A median with its spread.
-pub(super) fn figure(figure: &Figure) -> String {
-    format!("{} [{}–{}]", time(figure.median), short(figure.min, figure.median), short(figure.max, figure.median))
+pub(crate) fn figure(figure: &Figure) -> String {
+    let spread = figure.spread();
+    if spread.is_finite() { format!("{} ±{:.0}%", time(figure.median), spread * 100.0) } else { time(figure.median) }
 }
 
-/// A bound of a spread relative to the median, in percent.
-fn short(bound: f64, median: f64) -> String {
-    if median > 0.0 { format!("{:+.0}%", (bound / median - 1.0) * 100.0) } else { "–".to_owned() }
+/// What the `±` of [`figure`] is.
+pub(super) const SPREAD: &str = "±: half the distance between the least and the greatest of the samples.\n";
+
+/// What the servers take with nothing to do, in one line.
+pub(crate) fn idle_line(idle: &[Idle]) -> String {
+    let each: Vec<String> = idle.iter().map(|one| format!("{} {:.1} %", one.peer, one.share * 100.0)).collect();
+    format!("Idle, processor time in parts of one processor: {}.\n", each.join("; "))
+}
+
+/// Which peers are missing, and why.
+pub(crate) fn absent_lines(absent: &[Absent]) -> String {
+    absent.iter().fold(String::new(), |text, one| text + &format!("{} is left out: {}\n", one.peer, one.cause))
 }
 
 /// A ratio such as `3.1×`.
@@ -76,7 +113,7 @@ pub(crate) fn ratio(ratio: f64) -> String {
 }
 
 /// The IOMMU's results.
-pub(crate) fn iommu_table(report: &IommuReport) -> String {
+pub(crate) fn iommu_table(report: &IommuReport, look: Look) -> String {
     let mut text =
         String::from("MAP and UNMAP of one page per request, per request: kick to last used entry, server CPU\n\n");
     let mut table = Table::new(&["per kick", "live", "calgaryd", "CPU", "QEMU", "CPU", "QEMU ÷ calgaryd", "CPU"]);
@@ -92,7 +129,7 @@ pub(crate) fn iommu_table(report: &IommuReport) -> String {
         }
         table.row(row);
     }
-    text += &table.render();
+    text += &table.render(look);
     text.push('\n');
     for (when, limits) in ["before", "after"].iter().zip(&report.limits) {
         let _ = writeln!(
@@ -115,33 +152,30 @@ pub(crate) fn iommu_table(report: &IommuReport) -> String {
             ratio(one.wall.median / last.shared_memory.median)
         );
     }
-    text
+    text += &idle_line(&report.idle);
+    text + &absent_lines(&report.absent)
 }
 
 /// The file servers' results: processor time, then wall time.
-pub(crate) fn files_table(report: &FilesReport) -> String {
-    let cpu = one_table(report, "server CPU per operation", |point| &point.cpu);
-    let wall = one_table(report, "wall time per operation", |point| &point.wall);
-    format!("{cpu}\n{wall}")
+pub(crate) fn files_table(report: &FilesReport, look: Look) -> String {
+    let cpu = one_table(report, "server CPU per operation", look, |point| &point.cpu);
+    let wall = one_table(report, "wall time per operation", look, |point| &point.wall);
+    let (idle, absent) = (idle_line(&report.idle), absent_lines(&report.absent));
+    format!("{cpu}\n{wall}\n{SPREAD}{idle}{absent}")
 }
 
-fn one_table(report: &FilesReport, title: &str, of: impl Fn(&FilePoint) -> &Figure) -> String {
+fn one_table(report: &FilesReport, title: &str, look: Look, of: impl Fn(&FilePoint) -> &Figure) -> String {
     let mut head = vec![title, "depth"];
     head.extend(&report.peers);
     let mut table = Table::new(&head);
-    let mut spread = 0.0_f64;
     for (work, depth) in report.rows() {
         let mut row = vec![work.to_string(), depth.to_string()];
         for peer in &report.peers {
-            let point = report.find(peer, work, depth).map(&of);
-            if let Some(figure) = point {
-                spread = spread.max((figure.max - figure.min) / figure.median);
-            }
-            row.push(point.map_or("–".to_owned(), |figure| time(figure.median)));
+            row.push(report.find(peer, work, depth).map(&of).map_or("–".to_owned(), figure));
         }
         table.row(row);
     }
-    format!("{}largest spread, (greatest − least) ÷ median: {:.0} %\n", table.render(), spread * 100.0)
+    table.render(look)
 }
 
 #[cfg(test)]
@@ -152,7 +186,8 @@ mod tests {
     fn columns_line_up() {
         let mut table = Table::new(&["a", "bb"]);
         table.row(vec!["ccc".to_owned(), "µ".to_owned()]);
-        assert_eq!(table.render(), "a    bb\nccc   µ\n");
+        assert_eq!(table.render(Look::Plain), "a    bb\nccc   µ\n");
+        assert_eq!(table.render(Look::Markdown), "| a | bb |\n|---|---:|\n| ccc | µ |\n");
     }
 
     #[test]

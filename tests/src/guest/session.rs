@@ -7,7 +7,8 @@ use frontend_spec::TransportKind;
 
 use super::dma::{Direct, DmaError, DmaMapper};
 use super::iommu::{
-    DomainMapper, F_BYPASS_CONFIG, F_PROBE, Iommu, IommuError, IommuOptions, IovaAllocator, IovaOrder, Mapping,
+    ATTACH_F_BYPASS, DomainMapper, F_BYPASS_CONFIG, F_PROBE, Iommu, IommuError, IommuOptions, IovaAllocator, IovaOrder,
+    Mapping,
 };
 use super::memory::{GuestMemory, MemoryError};
 use super::ninep::{ClientOptions, LINUX_MAX_MSIZE, NONUNAME, NinepClient, NinepError, Qid};
@@ -75,6 +76,8 @@ pub struct GuestOptions {
     pub transport: TransportKind,
     /// When the drivers map and unmap.
     pub mapping: Mapping,
+    /// Nothing is mapped: translated shares are attached to bypass domains (`iommu.passthrough=1`).
+    pub passthrough: bool,
     /// From which end IOVAs are taken.
     pub iova_order: IovaOrder,
     /// How the IOMMU is driven.
@@ -95,6 +98,7 @@ impl Default for GuestOptions {
             shares: Vec::new(),
             transport: TransportKind::VhostUser,
             mapping: Mapping::Strict,
+            passthrough: false,
             iova_order: IovaOrder::TopDown,
             iommu: IommuOptions::default(),
             client: ClientOptions::default(),
@@ -253,6 +257,10 @@ impl Session {
             .and_then(|index| config.domain_first.checked_add(first)?.checked_add(index))
             .filter(|domain| *domain <= config.domain_last)
             .ok_or(SessionError::NoDomain(index))?;
+        if self.options.passthrough {
+            iommu.attach(domain, share.endpoint, ATTACH_F_BYPASS)?;
+            return Ok((Arc::new(Direct), Some(domain)));
+        }
         iommu.attach(domain, share.endpoint, 0)?;
         let iova = IovaAllocator::new(config.input_first, config.input_last, &reserved, self.options.iova_order);
         let mapper = DomainMapper::new(Arc::clone(iommu), domain, iova, self.options.mapping);

@@ -22,9 +22,7 @@ const REQUEST_QUEUE: usize = 1;
 const REPLY_OFFSET: u64 = 2048;
 
 /// Bytes of file data that a slot has room for.
-pub(super) const fn room(slot: usize) -> usize {
-    if slot < 4 { 500 << 10 } else { 64 << 10 }
-}
+pub(super) const ROOM: usize = 500 << 10;
 
 /// The device and its requests.
 #[derive(Debug)]
@@ -79,9 +77,9 @@ impl Channel {
         open(0)?;
         let queue = open(REQUEST_QUEUE)?;
         let mut slots = Vec::new();
-        for slot in 0..SLOTS {
+        for _ in 0..SLOTS {
             let at = memory.take_run(8192)?;
-            let buffer = PageBuffer::new(&memory, room(slot), 0)?;
+            let buffer = PageBuffer::new(&memory, ROOM, 0)?;
             slots.push(Slot { at, buffer, unique: 0, expected: (None, 0), used: None });
         }
         let slot_of_head = vec![0; usize::from(RING)];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::subject::{Places, Subject, Times};
 use super::super::tree::{self, Tree};
 use super::super::work::{SMALL, Work};
-use super::channel::{Channel, Reply, SLOTS, room};
+use super::channel::{Channel, ROOM, Reply, SLOTS};
 use super::wire::{ENTRY, Op, ROOT, field};
 use crate::failure::Failure;
 use crate::peers::Virtiofsd;
@@ -270,7 +270,8 @@ impl FuseSubject {
             while let (true, Some(slot)) = (left > 0, free.last().copied()) {
                 free.pop();
                 left -= 1;
-                out.push_back((slot, self.begin(work, slot)?));
+                let offset = self.begin(work, slot, &out)?;
+                out.push_back((slot, offset));
             }
             self.channel.kick()?;
             while let Some((slot, offset)) = out.pop_front() {
@@ -291,12 +292,13 @@ impl FuseSubject {
         Ok(())
     }
 
-    fn begin(&mut self, work: Work, slot: usize) -> Result<u64, Failure> {
+    /// Submits one message; `out` are the others, whose places no write shares: the last one to a place can be checked then.
+    fn begin(&mut self, work: Work, slot: usize, out: &VecDeque<(usize, u64)>) -> Result<u64, Failure> {
         let (Work::Read(bytes) | Work::Write(bytes)) = work else {
             self.channel.submit(slot, &Op::Getattr { node: self.file })?;
             return Ok(0);
         };
-        let offset = self.places.next(bytes, tree::FILE_BYTES);
+        let offset = self.places.next_but(bytes, tree::FILE_BYTES, out.iter().map(|(_, offset)| *offset));
         let op = if matches!(work, Work::Read(_)) {
             Op::Read { node: self.data.node, handle: self.data.handle, offset, bytes }
         } else {
@@ -321,7 +323,7 @@ impl Subject for FuseSubject {
         let depth = usize::from(depth);
         match work {
             Work::Read(bytes) | Work::Write(bytes) => {
-                depth <= SLOTS && usize::try_from(bytes).is_ok_and(|bytes| bytes <= room(depth.saturating_sub(1)))
+                depth <= SLOTS && usize::try_from(bytes).is_ok_and(|bytes| bytes <= ROOM)
             }
             Work::Getattr => depth <= SLOTS,
             Work::Readdir(entries) => depth == 1 && self.directories.iter().any(|(known, _)| *known == entries),
@@ -337,8 +339,8 @@ impl Subject for FuseSubject {
             self.many(work, usize::from(depth), operations, times)?;
         }
         match self.last_written {
-            Some((offset, value)) if depth == 1 => self.tree.check_written(Virtiofsd::NAME, offset, value),
-            _ => Ok(()),
+            Some((offset, value)) => self.tree.check_written(Virtiofsd::NAME, offset, value),
+            None => Ok(()),
         }
     }
 

@@ -9,17 +9,8 @@ use crate::failure::Failure;
 
 /// Requests that can be out at once.
 pub(super) const SLOTS: usize = 32;
-/// Slots with room for the largest transfers; the others have [`SMALL_ROOM`].
-const LARGE_SLOTS: usize = 4;
-/// Bytes of file data of a large slot.
-const LARGE_ROOM: usize = 500 << 10;
-/// Bytes of file data of the other slots.
-const SMALL_ROOM: usize = 16 << 10;
-
 /// Bytes of file data that a slot has room for.
-pub(super) const fn room(slot: usize) -> usize {
-    if slot < LARGE_SLOTS { LARGE_ROOM } else { SMALL_ROOM }
-}
+pub(super) const ROOM: usize = 500 << 10;
 
 /// A connection to a 9P server with [`SLOTS`] requests, each with a buffer for file data.
 pub(crate) trait Channel {
@@ -36,8 +27,8 @@ pub(crate) trait Channel {
         false
     }
 
-    /// Whether several requests can be out at once.
-    fn is_deep(&self) -> bool {
+    /// Whether the server is a process of its own: only then several requests can be out at once.
+    fn is_process(&self) -> bool {
         true
     }
 

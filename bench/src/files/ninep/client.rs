@@ -8,7 +8,7 @@ use calgary_tests::guest::ninep::{Decoder, LINUX_MAX_MSIZE, Malformed, Qid, Repl
 use super::super::subject::{Places, Subject, Times};
 use super::super::tree::{self, Tree};
 use super::super::work::{SMALL, Work};
-use super::channel::{Channel, SLOTS, room};
+use super::channel::{Channel, ROOM, SLOTS};
 use super::message::{BASIC_ATTRIBUTES, Op};
 use crate::failure::Failure;
 
@@ -357,7 +357,7 @@ impl<C: Channel> NinepSubject<C> {
             while let (true, Some(slot)) = (left > 0, free.last().copied()) {
                 free.pop();
                 left -= 1;
-                let offset = self.begin(work, slot)?;
+                let offset = self.begin(work, slot, &out)?;
                 out.push_back((slot, offset));
             }
             self.channel.kick()?;
@@ -380,14 +380,16 @@ impl<C: Channel> NinepSubject<C> {
         Ok(())
     }
 
-    fn begin(&mut self, work: Work, slot: usize) -> Result<u64, Failure> {
+    /// Submits one message; `out` are the others, whose places no write shares: the last one to a place can be checked then.
+    fn begin(&mut self, work: Work, slot: usize, out: &VecDeque<(usize, u64)>) -> Result<u64, Failure> {
         let op = match work {
             Work::Read(bytes) => {
                 let offset = self.places.next(bytes, tree::FILE_BYTES);
                 Op::Read { fid: DATA, offset, bytes }
             }
             Work::Write(bytes) => {
-                let offset = self.places.next(bytes, tree::FILE_BYTES);
+                let places = out.iter().map(|(_, offset)| *offset);
+                let offset = self.places.next_but(bytes, tree::FILE_BYTES, places);
                 self.stamp(slot, offset, bytes)?;
                 Op::Write { fid: TARGET, offset, bytes }
             }
@@ -406,15 +408,18 @@ impl<C: Channel> Subject for NinepSubject<C> {
         self.channel.name()
     }
 
+    fn is_process(&self) -> bool {
+        self.channel.is_process()
+    }
+
     fn can(&self, work: Work, depth: u16) -> bool {
         let depth = usize::from(depth);
-        if depth > 1 && !self.channel.is_deep() {
+        if depth > 1 && !self.channel.is_process() {
             return false;
         }
-        let room = room(depth.saturating_sub(1));
         match work {
             Work::Read(bytes) | Work::Write(bytes) => {
-                let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= room);
+                let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= ROOM);
                 bytes <= self.msize - IO_HEADER && fits && depth <= SLOTS
             }
             Work::Getattr => depth <= SLOTS,
@@ -430,10 +435,9 @@ impl<C: Channel> Subject for NinepSubject<C> {
         } else {
             self.many(work, usize::from(depth), operations, times)?;
         }
-        // With several out, an older write to the same place may end last.
         match self.last_written {
-            Some((offset, value)) if depth == 1 => self.tree.check_written(self.channel.name(), offset, value),
-            _ => Ok(()),
+            Some((offset, value)) => self.tree.check_written(self.channel.name(), offset, value),
+            None => Ok(()),
         }
     }
 

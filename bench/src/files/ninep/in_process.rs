@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use calgary_tests::guest::ninep::Reply;
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
-use super::channel::{Channel, SLOTS, parse, room};
+use super::channel::{Channel, ROOM, SLOTS, parse};
 use super::message::Op;
 use crate::failure::Failure;
 
@@ -41,14 +41,14 @@ struct Slots {
 
 impl Slots {
     fn new(name: &'static str) -> Self {
-        let mut request = Vec::with_capacity(room(0) + 2 * REPLY_HEAD);
+        let mut request = Vec::with_capacity(ROOM + 2 * REPLY_HEAD);
         let request_start = start_of(request.spare_capacity_mut(), WRITE_HEAD);
         request.resize(request_start, 0);
         Self {
             name,
             request,
             request_start,
-            data: (0..SLOTS).map(|slot| vec![0; room(slot)]).collect(),
+            data: vec![vec![0; ROOM]; SLOTS],
             replies: vec![None; SLOTS],
             busy: Duration::ZERO,
         }
@@ -94,7 +94,7 @@ impl<C: Core> Channel for InProcess<C> {
         true
     }
 
-    fn is_deep(&self) -> bool {
+    fn is_process(&self) -> bool {
         false
     }
 
@@ -150,7 +150,7 @@ impl CoreChannel {
     pub(crate) fn own(folder: &Path) -> Result<Self, Failure> {
         let files = Passthrough::new(folder, PassthroughOptions::default())
             .map_err(|cause| Failure::wrong(Self::NAME, cause.to_string()))?;
-        let reply = vec![0; room(0) + 2 * REPLY_HEAD];
+        let reply = vec![0; ROOM + 2 * REPLY_HEAD];
         let core = OwnCore { server: Server::new(files, Options::default()), reply_start: start_of(&reply, READ_HEAD) };
         Ok(Self { core, slots: Slots::new(Self::NAME), reply })
     }
@@ -182,7 +182,7 @@ impl P9Channel {
     pub(crate) fn p9(folder: &Path) -> Result<Self, Failure> {
         let server = p9::Server::new(folder, Default::default(), Default::default())
             .map_err(|cause| Failure::system("start the server of the crate p9", cause))?;
-        Ok(Self { core: P9Core(server), slots: Slots::new(Self::NAME), reply: Vec::with_capacity(room(0)) })
+        Ok(Self { core: P9Core(server), slots: Slots::new(Self::NAME), reply: Vec::with_capacity(ROOM) })
     }
 }
 

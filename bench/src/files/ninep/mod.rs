@@ -7,6 +7,7 @@ mod message;
 mod stream;
 mod virtio;
 
+pub(super) use channel::Channel;
 pub(super) use client::NinepSubject;
 pub(super) use in_process::{CoreChannel, P9Channel};
 pub(super) use stream::StreamChannel;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use calgary_tests::guest::ninep::Reply;
 
-use super::channel::{Channel, SLOTS, parse, room};
+use super::channel::{Channel, ROOM, SLOTS, parse};
 use super::message::Op;
 use crate::failure::Failure;
 use crate::peers::Server;
@@ -40,7 +40,7 @@ impl StreamChannel {
             tree: tree.as_os_str().as_encoded_bytes().to_vec(),
             outgoing: Vec::new(),
             incoming: Vec::new(),
-            data: (0..SLOTS).map(|slot| vec![0; room(slot)]).collect(),
+            data: vec![vec![0; ROOM]; SLOTS],
             waiting: vec![(0, None); SLOTS],
         })
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calgary_tests::guest::ninep::{Reply, Tag};
-use calgary_tests::guest::{ClientOptions, NinepClient, PageBuffer, Waiting};
+use calgary_tests::guest::{ClientOptions, Iommu, NinepClient, PageBuffer, Waiting};
 
-use super::channel::{Channel, SLOTS, room};
+use super::channel::{Channel, ROOM, SLOTS};
 use super::message::Op;
 use crate::failure::Failure;
 use crate::peers::Server;
@@ -25,6 +25,8 @@ pub(crate) const CLIENT: ClientOptions = ClientOptions {
 pub(crate) struct VirtioChannel {
     // Before the server: it stops the device when dropped.
     client: NinepClient,
+    /// What translates for it, which an end of the driver would detach.
+    _iommu: Option<Arc<Iommu>>,
     name: &'static str,
     buffers: Vec<PageBuffer>,
     tags: Vec<Option<Tag>>,
@@ -32,11 +34,26 @@ pub(crate) struct VirtioChannel {
 }
 
 impl VirtioChannel {
-    /// Drives a device of `server` by its `client`.
-    pub(crate) fn new(name: &'static str, server: Server, client: NinepClient) -> Result<Self, Failure> {
+    /// Drives a device of `server`, behind `iommu` if there is one, by its `client`, with buffers in scattered pages, or in `contiguous` ones.
+    pub(crate) fn new(
+        name: &'static str,
+        server: Server,
+        client: NinepClient,
+        iommu: Option<Arc<Iommu>>,
+        contiguous: bool,
+    ) -> Result<Self, Failure> {
         let memory = Arc::clone(client.memory());
-        let buffers = (0..SLOTS).map(|slot| PageBuffer::new(&memory, room(slot), 0));
-        Ok(Self { client, name, buffers: buffers.collect::<Result<_, _>>()?, tags: vec![None; SLOTS], server })
+        let buffer =
+            |_| if contiguous { PageBuffer::contiguous(&memory, ROOM) } else { PageBuffer::new(&memory, ROOM, 0) };
+        let buffers = (0..SLOTS).map(buffer);
+        Ok(Self {
+            client,
+            _iommu: iommu,
+            name,
+            buffers: buffers.collect::<Result<_, _>>()?,
+            tags: vec![None; SLOTS],
+            server,
+        })
     }
 
     fn tag(&self, slot: usize) -> Result<Tag, Failure> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::guest::address::{GuestPhys, PAGE_BYTES};
 use crate::guest::memory::{GuestMemory, MemoryError};
 
-/// A buffer in guest pages that are not neighbours, like a user's buffer or the page cache.
+/// A buffer in guest pages, which are not neighbours unless asked for, like a user's buffer or the page cache.
 ///
 /// Clones are handles of the same pages, which go back to the pool with the last of them; a request
 /// that is out holds one.
@@ -17,12 +17,18 @@ pub struct PageBuffer(Arc<Pages>);
 struct Pages {
     memory: Arc<GuestMemory>,
     pages: Vec<GuestPhys>,
+    /// The pages are neighbours.
+    is_run: bool,
     offset: usize,
     bytes: usize,
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if let (true, Some(first)) = (self.is_run, self.pages.first()) {
+            self.memory.give_run(*first, self.pages.len() * PAGE_BYTES);
+            return;
+        }
         for page in &self.pages {
             self.memory.give_page(*page);
         }
@@ -37,11 +43,23 @@ impl PageBuffer {
     pub fn new(memory: &Arc<GuestMemory>, bytes: usize, offset: usize) -> Result<Self, MemoryError> {
         let offset = offset % PAGE_BYTES;
         let count = (offset + bytes).div_ceil(PAGE_BYTES);
-        let mut buffer = Pages { memory: Arc::clone(memory), pages: Vec::with_capacity(count), offset, bytes };
+        let pages = Vec::with_capacity(count);
+        let mut buffer = Pages { memory: Arc::clone(memory), pages, is_run: false, offset, bytes };
         for _ in 0..count {
             buffer.pages.push(memory.take_page()?);
         }
         Ok(Self(Arc::new(buffer)))
+    }
+
+    /// A buffer of `bytes` bytes in pages that are neighbours, from the start of the first one.
+    ///
+    /// # Errors
+    /// [`MemoryError::Exhausted`].
+    pub fn contiguous(memory: &Arc<GuestMemory>, bytes: usize) -> Result<Self, MemoryError> {
+        let count = bytes.div_ceil(PAGE_BYTES);
+        let first = memory.take_run(count * PAGE_BYTES)?;
+        let pages = (0..count).map(|page| first + (page * PAGE_BYTES) as u64).collect();
+        Ok(Self(Arc::new(Pages { memory: Arc::clone(memory), pages, is_run: true, offset: 0, bytes })))
     }
 
     /// Length in bytes.
@@ -126,5 +144,16 @@ mod tests {
         assert!(buffer.write(8999, &[0, 0]).is_err());
         drop(buffer);
         assert_eq!(memory.free_pages(), free);
+    }
+
+    #[test]
+    fn pages_of_a_contiguous_buffer_are_neighbours_and_go_back() {
+        let memory = Arc::new(GuestMemory::new(4).unwrap());
+        let buffer = PageBuffer::contiguous(&memory, 9000).unwrap();
+        let places: Vec<_> = buffer.pieces(0..9000).unwrap().map(|(at, _)| at).collect();
+        assert!(places.windows(2).all(|pair| pair[1] == pair[0] + 4096), "{places:?}");
+        let first = places[0];
+        drop(buffer);
+        assert_eq!(memory.take_run(9000).unwrap(), first);
     }
 }
