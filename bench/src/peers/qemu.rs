@@ -70,7 +70,7 @@ impl Qemu {
         let path = format!("/proc/{}/fd/{}", std::process::id(), memfd.as_raw_fd());
         let region = RamRegion { base: GuestPhys(FIRST_RAM), bytes: bytes - FIRST_RAM, file_offset: FIRST_RAM };
         let memory = Arc::new(GuestMemory::from_file(memfd.into(), vec![region])?);
-        let socket = work.join(format!("{}.sock", name.replace(' ', "-")));
+        let socket = work.join("qtest.sock");
 
         let mut command = programs.qemu();
         let mib = options.memory_mib;
