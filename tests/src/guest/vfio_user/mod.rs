@@ -1,15 +1,16 @@
-//! A virtio-pci device behind a vfio-user socket, driven through the client of the crate `vfio_user`, which is the one that
-//! cloud-hypervisor has: it waits for the answer to every write.
+//! A virtio-pci device behind a vfio-user socket.
+
+mod client;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vfio_user::Client;
-
+use self::client::Client;
 use super::call::Call;
 use super::memory::GuestMemory;
 use super::transport::{Doorbell, TransportError, message};
@@ -23,8 +24,6 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 const CONFIG_REGION: u32 = 7;
 /// Interrupts of the kind MSI-X, as VFIO numbers them.
 const MSIX: u32 = 2;
-/// `VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER`.
-const CONNECT_EVENTFD: u32 = 1 << 2 | 1 << 5;
 const MSIX_CAPABILITY: u8 = 0x11;
 const MSIX_ENABLE: u32 = 0x8000_0000;
 /// An address is the number of a BAR above this many bits of offset.
@@ -34,7 +33,7 @@ const BAR_SHIFT: u32 = 32;
 pub struct VfioUserFunction {
     socket: PathBuf,
     memory: Arc<GuestMemory>,
-    client: Arc<Mutex<Client>>,
+    client: Mutex<Client>,
 }
 
 impl fmt::Debug for VfioUserFunction {
@@ -52,7 +51,7 @@ impl VfioUserDevice {
     /// # Errors
     /// [`TransportError`] with what failed.
     pub fn connect(memory: Arc<GuestMemory>, socket: &Path) -> Result<Self, TransportError> {
-        let client = Arc::new(Mutex::new(attach(socket, &memory)?));
+        let client = Mutex::new(attach(socket, &memory)?);
         let function = VfioUserFunction { socket: socket.to_owned(), memory, client };
         message("switching MSI-X on", function.enable_msix())?;
         Self::begin_with(function)
@@ -62,8 +61,8 @@ impl VfioUserDevice {
 fn attach(socket: &Path, memory: &GuestMemory) -> Result<Client, TransportError> {
     let mut client = connect(socket)?;
     for region in memory.regions() {
-        let fd = memory.file().as_raw_fd();
-        message("VFIO_USER_DMA_MAP", client.dma_map(region.file_offset, region.base.0, region.bytes, fd))?;
+        let mapped = client.dma_map(region.file_offset, region.base.0, region.bytes, memory.file());
+        message("VFIO_USER_DMA_MAP", mapped)?;
     }
     Ok(client)
 }
@@ -72,19 +71,18 @@ fn attach(socket: &Path, memory: &GuestMemory) -> Result<Client, TransportError>
 fn connect(socket: &Path) -> Result<Client, TransportError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     loop {
-        match Client::new(socket) {
-            Err(vfio_user::Error::Connect(_)) if Instant::now() < deadline => std::thread::sleep(CONNECT_PAUSE),
-            Err(vfio_user::Error::Connect(cause)) => {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return message("VFIO_USER_VERSION", Client::new(stream)),
+            Err(cause) if Instant::now() >= deadline => {
                 return Err(TransportError::Connect { socket: socket.display().to_string(), cause: cause.to_string() });
             }
-            result => return message("VFIO_USER_VERSION", result),
+            Err(_) => std::thread::sleep(CONNECT_PAUSE),
         }
     }
 }
 
 impl VfioUserFunction {
-    /// The client, for messages that no driver causes.
-    pub fn client(&self) -> MutexGuard<'_, Client> {
+    fn client(&self) -> MutexGuard<'_, Client> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,13 +108,13 @@ impl PciFunction for VfioUserFunction {
     fn read_config(&self, register: u8) -> io::Result<u32> {
         let mut bytes = [0; 4];
         let offset = u64::from(register & 0xfc);
-        self.client().region_read(CONFIG_REGION, offset, &mut bytes).map_err(io::Error::other)?;
+        self.client().read(CONFIG_REGION, offset, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
     fn write_config(&self, register: u8, value: u32) -> io::Result<()> {
         let offset = u64::from(register & 0xfc);
-        self.client().region_write(CONFIG_REGION, offset, &value.to_le_bytes()).map_err(io::Error::other)
+        self.client().write(CONFIG_REGION, offset, &value.to_le_bytes())
     }
 
     fn place_bar(&self, index: u8) -> io::Result<u64> {
@@ -132,12 +130,12 @@ impl PciFunction for VfioUserFunction {
     fn write(&self, address: u64, bytes: u64, value: u64) -> io::Result<()> {
         let (bar, offset) = place(address);
         let bytes = usize::try_from(bytes).unwrap_or(8).min(8);
-        self.client().region_write(bar, offset, &value.to_le_bytes()[..bytes]).map_err(io::Error::other)
+        self.client().write(bar, offset, &value.to_le_bytes()[..bytes])
     }
 
     fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
         let (bar, offset) = place(address);
-        self.client().region_read(bar, offset, buffer).map_err(io::Error::other)
+        self.client().read(bar, offset, buffer)
     }
 
     /// Vector 0 is for configuration changes.
@@ -147,39 +145,33 @@ impl PciFunction for VfioUserFunction {
 
     fn doorbell(&self, queue: u16, address: u64) -> io::Result<Arc<dyn Doorbell>> {
         let call = Call::new()?;
-        let vector = u32::from(queue) + 1;
-        let fds = [call.event().as_raw_fd()];
-        self.client().set_irqs(MSIX, CONNECT_EVENTFD, vector, 1, &fds).map_err(io::Error::other)?;
-        Ok(Arc::new(VfioUserDoorbell { client: Arc::clone(&self.client), address, queue, call }))
+        let (bar, offset) = place(address);
+        let mut client = self.client();
+        // SAFETY: `call` outlives the borrow.
+        let event = unsafe { BorrowedFd::borrow_raw(call.event().as_raw_fd()) };
+        client.connect_interrupt(MSIX, u32::from(queue) + 1, event)?;
+        Ok(Arc::new(VfioUserDoorbell { kick: client.doorbell(bar, offset)?, call }))
     }
 
     fn reconnect(&mut self) -> Result<(), TransportError> {
         // The server serves one client at a time.
-        let _ = self.client().shutdown();
-        self.client = Arc::new(Mutex::new(attach(&self.socket, &self.memory)?));
+        self.client().shut_down();
+        self.client = Mutex::new(attach(&self.socket, &self.memory)?);
         message("switching MSI-X on", self.enable_msix())
     }
 }
 
-/// A kick is a message, an interrupt an eventfd.
+/// Kick and interrupt are eventfds.
+#[derive(Debug)]
 struct VfioUserDoorbell {
-    client: Arc<Mutex<Client>>,
-    address: u64,
-    queue: u16,
+    kick: OwnedFd,
     call: Call,
-}
-
-impl fmt::Debug for VfioUserDoorbell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VfioUserDoorbell").field("queue", &self.queue).finish_non_exhaustive()
-    }
 }
 
 impl Doorbell for VfioUserDoorbell {
     fn ring(&self) -> io::Result<()> {
-        let (bar, offset) = place(self.address);
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        client.region_write(bar, offset, &self.queue.to_le_bytes()).map_err(io::Error::other)
+        rustix::io::write(&self.kick, &1_u64.to_ne_bytes())?;
+        Ok(())
     }
 
     fn wait(&self, timeout: Duration) -> io::Result<bool> {
