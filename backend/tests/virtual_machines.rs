@@ -2,9 +2,11 @@
 //! shell. Where the guests' parts cannot be had the tests are skipped, except under `CI`.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use calgary_tests::vm::{Bundle, Initramfs, Scenario, aarch64_bundle_for_tests, bundle_for_tests};
 use frontend_spec::attach::QemuMachine;
@@ -74,41 +76,66 @@ fn programs(folder: &Path, bundle: &Bundle, name: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A process that ends with the test.
-struct Running(Child);
+/// A daemon that ends with the test, and where it says how it is.
+struct Served(Child, UnixDatagram);
 
-impl Drop for Running {
+impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Serves a folder with a note, pastes what `attach` prints for `machine` into a shell, and lets the guest read the note.
-/// `args` are those that `serve` takes too.
-fn pasted(machine: QemuMachine, args: &[&str]) {
+impl Served {
+    /// Serves the folder `shared` of `root`. `None` where the system lacks the sandbox that `confinement` asks for.
+    fn start(root: &Path, devices: &[&str], confinement: &[&str]) -> Option<Self> {
+        let manager = root.join("notify");
+        let told = UnixDatagram::bind(&manager).unwrap();
+        told.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").args(devices).args(confinement).env("NOTIFY_SOCKET", &manager);
+        let mut served = Self(command.spawn().unwrap(), told);
+        while served.1.recv(&mut [0; 64]).is_err() {
+            if let Some(status) = served.0.try_wait().unwrap() {
+                assert!(status.code() == Some(2) && !confinement.is_empty(), "{status}");
+                eprintln!("skipped: no sandbox {confinement:?}");
+                return None;
+            }
+        }
+        Some(served)
+    }
+
+    /// It has lived until now, and ends in good order.
+    fn stop(mut self) {
+        let pid = libc::pid_t::try_from(self.0.id()).unwrap();
+        // SAFETY: `kill` takes no pointers; the child is ours and not yet reaped.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        assert_eq!(self.0.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// What a guest does that gets a note from the host.
+const READ_A_NOTE: &str = ". /guest/lib.sh\nmount_tag home /mnt && say note $(cat /mnt/note) && say translated \
+                           $(translated $(device_of home))\n";
+
+/// Serves a folder with a note, pastes what `attach` prints for `machine` into a shell, and returns what the guest's console
+/// showed while it went through `scenario`. `args` are for `serve` and `attach`, `confinement` is for `serve` alone.
+fn pasted(machine: QemuMachine, args: &[&str], confinement: &[&str], scenario: &Scenario) -> Option<String> {
     let _turn = turn();
-    let bundle = if machine.is_aarch64() { aarch64_bundle_for_tests() } else { bundle_for_tests() };
-    let Some(bundle) = bundle else { return };
+    let bundle = if machine.is_aarch64() { aarch64_bundle_for_tests() } else { bundle_for_tests() }?;
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(root.path().join("bin")).unwrap();
     std::fs::create_dir(root.path().join("shared")).unwrap();
     std::fs::write(root.path().join("shared/note"), "from the host").unwrap();
     programs(&root.path().join("bin"), &bundle, machine.program());
-    let script = ". /guest/lib.sh\nmount_tag home /mnt && say note $(cat /mnt/note) && say translated $(translated \
-                  $(device_of home))\n";
     let mut initramfs = Initramfs::new(&bundle).unwrap();
-    initramfs.scenario(&Scenario::Script(script.to_owned())).write(&root.path().join("initramfs")).unwrap();
+    initramfs.scenario(scenario).write(&root.path().join("initramfs")).unwrap();
 
     let iommu = at("i");
     let share = format!("tag=home,path={},socket={},endpoint=00:06.0", at("shared"), at("s"));
     let devices = [&["--iommu", &iommu, "--share", &share][..], args].concat();
-    let manager = std::os::unix::net::UnixDatagram::bind(root.path().join("notify")).unwrap();
-    let daemon = Command::new(PROGRAM).arg("serve").args(&devices).env("NOTIFY_SOCKET", at("notify")).spawn().unwrap();
-    let _daemon = Running(daemon);
-    manager.recv(&mut [0; 64]).unwrap();
-
+    let served = Served::start(root.path(), &devices, confinement)?;
     let kernel = bundle.kernel.to_str().unwrap();
     // Enough for a window of 4 GiB where RAM begins at 1 GiB; what the guest does not touch costs nothing.
     let memory = if machine.is_aarch64() { "3072" } else { "512" };
@@ -117,7 +144,7 @@ fn pasted(machine: QemuMachine, args: &[&str]) {
         .args(&devices)
         // A /dev/kvm that can be opened is not yet one that can run a guest.
         .args(["--accel", "tcg", "--memory", memory, "--kernel", kernel, "--initrd", "initramfs"])
-        .args(["--append", "panic=-1 mitigations=off nokaslr tsc=reliable quiet calgary.tags=home"])
+        .args(["--append", "panic=-1 mitigations=off nokaslr tsc=reliable quiet calgary.tags=home calgary.entries=100"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -130,28 +157,45 @@ fn pasted(machine: QemuMachine, args: &[&str]) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let console = String::from_utf8_lossy(&guest.stdout);
-    for line in ["@@ note from the host", "@@ translated yes", "@@ done 0"] {
-        assert!(
-            console.contains(line),
-            "{machine}: {line} is missing; {commands}\n{console}\n{}",
-            String::from_utf8_lossy(&guest.stderr)
-        );
+    let console = String::from_utf8_lossy(&guest.stdout).into_owned();
+    assert!(
+        guest.status.success() && console.contains("@@ done 0"),
+        "{machine}: {commands}\n{console}\n{}",
+        String::from_utf8_lossy(&guest.stderr)
+    );
+    served.stop();
+    Some(console)
+}
+
+/// What `attach` prints for `machine` lets a guest read a note through the IOMMU.
+fn pasted_reads_a_note(machine: QemuMachine, args: &[&str]) {
+    let Some(console) = pasted(machine, args, &[], &Scenario::Script(READ_A_NOTE.to_owned())) else { return };
+    for line in ["@@ note from the host", "@@ translated yes"] {
+        assert!(console.contains(line), "{machine}: {line} is missing; {console}");
     }
-    assert!(guest.status.success());
 }
 
 #[test]
 fn what_attach_prints_for_qemu_runs_in_a_shell() {
-    pasted(QemuMachine::Q35, &[]);
+    pasted_reads_a_note(QemuMachine::Q35, &[]);
     // A window that is larger than RAM.
-    pasted(QemuMachine::Q35, &["--transport", "vfio-user", "--window", "4G"]);
+    pasted_reads_a_note(QemuMachine::Q35, &["--transport", "vfio-user", "--window", "4G"]);
 }
 
 #[test]
 fn what_attach_prints_for_other_machines_of_qemu_runs_in_a_shell() {
-    pasted(QemuMachine::Microvm, &[]);
+    pasted_reads_a_note(QemuMachine::Microvm, &[]);
     for machine in [QemuMachine::VirtAarch64, QemuMachine::VirtAarch64Pci] {
-        pasted(machine, &["--window", "4G", "--reserve", "0-0x3fffffff"]);
+        pasted_reads_a_note(machine, &["--window", "4G", "--reserve", "0-0x3fffffff"]);
+    }
+}
+
+#[test]
+fn a_confined_daemon_serves_every_operation_of_linux() {
+    // A system call that was not foreseen would kill it.
+    let confinement = ["--sandbox", "namespace", "--seccomp", "kill"];
+    let console = pasted(QemuMachine::Q35, &["--transport", "vfio-user"], &confinement, &Scenario::Posix);
+    if let Some(console) = console {
+        assert!(console.matches(" ok").count() >= 20, "cases are missing; {console}");
     }
 }
