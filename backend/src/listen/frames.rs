@@ -82,6 +82,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn message(len: u32, fill: u8) -> Vec<u8> {
@@ -140,5 +142,66 @@ mod tests {
         frames.filled(4900);
         assert_eq!(frames.next(5000).unwrap().unwrap(), long);
         assert!(frames.is_empty());
+    }
+
+    /// The messages of `stream` up to the first that is none, and whether there is such a one.
+    fn messages_of(mut stream: &[u8], limit: usize) -> (Vec<Vec<u8>>, bool) {
+        let mut messages = Vec::new();
+        while let Some(field) = stream.first_chunk() {
+            let size = u32::from_le_bytes(*field) as usize;
+            if !(virtio_9p::wire::HEADER_LEN..=limit).contains(&size) {
+                return (messages, true);
+            }
+            let Some((message, rest)) = stream.split_at_checked(size) else { break };
+            messages.push(message.to_vec());
+            stream = rest;
+        }
+        (messages, false)
+    }
+
+    /// A message, or now and then what is none.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            20 => (7..150_u32, any::<u8>()).prop_map(|(len, fill)| message(len, fill)),
+            1 => prop::collection::vec(any::<u8>(), 0..12),
+        ]
+    }
+
+    proptest! {
+        /// A client may send anything in any pieces: what is a message comes out whole and in order, what is none ends the
+        /// stream, and no more memory is taken than a message may have.
+        #[test]
+        fn any_stream_is_cut_where_its_sizes_say(
+            pieces in prop::collection::vec(piece(), 0..40),
+            steps in prop::collection::vec(1..200_usize, 1..20),
+            limit in 7..160_usize,
+        ) {
+            let stream = pieces.concat();
+            let (expected, broken) = messages_of(&stream, limit);
+            let mut frames = Frames::default();
+            let (mut found, mut rest, mut ended) = (Vec::new(), &stream[..], false);
+            let mut steps = steps.iter().cycle();
+            loop {
+                match frames.next(limit) {
+                    Ok(Some(message)) => found.push(message.to_vec()),
+                    Err(_) => {
+                        ended = true;
+                        break;
+                    }
+                    Ok(None) if rest.is_empty() => break,
+                    Ok(None) => {
+                        let room = frames.room(limit);
+                        prop_assert!(!room.is_empty());
+                        let count = room.len().min(rest.len()).min(*steps.next().expect("without end"));
+                        room[..count].copy_from_slice(&rest[..count]);
+                        rest = &rest[count..];
+                        frames.filled(count);
+                        prop_assert!(frames.buffer.len() <= limit);
+                    }
+                }
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(ended, broken);
+        }
     }
 }
