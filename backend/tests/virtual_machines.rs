@@ -1,14 +1,16 @@
 //! The command with Linux guests under QEMU: the demonstration on every machine, and what `attach` prints, pasted into a
 //! shell. Where the guests' parts cannot be had the tests are skipped, except under `CI`.
 
+use std::fs::File;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use calgary_tests::vm::{Bundle, Initramfs, Scenario, aarch64_bundle_for_tests, bundle_for_tests};
+use calgary_tests::vm::{Bundle, Initramfs, Scenario, aarch64_bundle_for_tests, bundle_for_tests, tsc_kilohertz};
 use frontend_spec::attach::QemuMachine;
 use serde_json::Value;
 
@@ -76,6 +78,43 @@ fn programs(folder: &Path, bundle: &Bundle, name: &str) {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A bound, not an expectation.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs `commands` in a shell with `path` to find programs; returns what they printed. They end with their time.
+fn run_in_shell(folder: &Path, path: &str, commands: &str) -> String {
+    let printed = folder.join("printed");
+    let file = || File::options().create(true).append(true).open(&printed).unwrap();
+    let mut shell = Command::new("sh")
+        .args(["-c", commands])
+        .current_dir(folder)
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(file())
+        .stderr(file())
+        // With a group of their own, what the shell starts can be ended too.
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match shell.try_wait().unwrap() {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            status => break status,
+        }
+    };
+    if status.is_none() {
+        let group = libc::pid_t::try_from(shell.id()).unwrap();
+        // SAFETY: `kill` takes no pointers; the group's leader is our child and not yet reaped.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = shell.wait();
+    }
+    let printed = String::from_utf8_lossy(&std::fs::read(printed).unwrap()).into_owned();
+    let outcome = status.map_or_else(|| format!("not done within {PATIENCE:?}"), |status| status.to_string());
+    assert!(status.is_some_and(|status| status.success()), "{outcome}: {commands}\n{printed}");
+    printed
+}
+
 /// A daemon that ends with the test, and where it says how it is.
 struct Served(Child, UnixDatagram);
 
@@ -139,30 +178,25 @@ fn pasted(machine: QemuMachine, args: &[&str], confinement: &[&str], scenario: &
     let kernel = bundle.kernel.to_str().unwrap();
     // Enough for a window of 4 GiB where RAM begins at 1 GiB; what the guest does not touch costs nothing.
     let memory = if machine.is_aarch64() { "3072" } else { "512" };
+    let mut append =
+        "panic=-1 mitigations=off nokaslr tsc=reliable quiet calgary.tags=home calgary.entries=100".to_owned();
+    if machine == QemuMachine::Microvm {
+        // There is no other clock, and a busy host spoils the calibration against the interval timer.
+        append += &format!(" tsc_early_khz={}", tsc_kilohertz());
+    }
     let output = Command::new(PROGRAM)
         .args(["attach", "qemu", "--machine", machine.name()])
         .args(&devices)
         // A /dev/kvm that can be opened is not yet one that can run a guest.
         .args(["--accel", "tcg", "--memory", memory, "--kernel", kernel, "--initrd", "initramfs"])
-        .args(["--append", "panic=-1 mitigations=off nokaslr tsc=reliable quiet calgary.tags=home calgary.entries=100"])
+        .args(["--append", &append])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let commands = String::from_utf8(output.stdout).unwrap();
     let path = format!("{}:{}", at("bin"), std::env::var("PATH").unwrap());
-    let guest = Command::new("sh")
-        .args(["-c", &commands])
-        .current_dir(root.path())
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let console = String::from_utf8_lossy(&guest.stdout).into_owned();
-    assert!(
-        guest.status.success() && console.contains("@@ done 0"),
-        "{machine}: {commands}\n{console}\n{}",
-        String::from_utf8_lossy(&guest.stderr)
-    );
+    let console = run_in_shell(root.path(), &path, &commands);
+    assert!(console.contains("@@ done 0"), "{machine}: {commands}\n{console}");
     served.stop();
     Some(console)
 }

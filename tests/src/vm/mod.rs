@@ -52,3 +52,4 @@ pub use modules::{ModuleError, ModuleTree};
 pub use progress::{PrintProgress, Progress};
 pub use qemu::{QemuCommand, QemuVersion};
 pub use scenario::{Record, Report, Scenario};
+pub use tsc::kilohertz as tsc_kilohertz;

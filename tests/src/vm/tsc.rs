@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 /// Long enough for three digits.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Thousands of ticks in a second; 1 GHz where there is no such counter.
-pub(super) fn kilohertz() -> u64 {
+/// Thousands of ticks in a second, for a guest's `tsc_early_khz`; 1 GHz where there is no such counter.
+#[must_use]
+pub fn kilohertz() -> u64 {
     let (start, first) = (Instant::now(), ticks());
     std::thread::sleep(INTERVAL);
     let (passed, ticks) = (start.elapsed(), ticks().saturating_sub(first));
