@@ -1,7 +1,7 @@
 //! How many times as much a peer takes for the same work.
 
 use super::Comparison;
-use super::table::{Look, SPREAD, Table, absent_lines, figure, idle_line, ratio, time};
+use super::table::{Look, SPREAD, Table, absent_lines, figure, idle_line, limits_lines, ratio, time};
 use crate::files::{FilePoint, Safety, Work};
 use crate::iommu::IommuPoint;
 use crate::measure::Figure;
@@ -92,5 +92,6 @@ fn iommu(report: &Comparison, look: Look) -> String {
             ratio(own.wall.median / bare),
         ]);
     }
-    format!("{}{}{}", table.render(look), idle_line(&report.iommu.idle), absent_lines(&report.iommu.absent))
+    let (limits, idle) = (limits_lines(&report.iommu.limits), idle_line(&report.iommu.idle));
+    format!("{}\n{limits}{idle}{}", table.render(look), absent_lines(&report.iommu.absent))
 }

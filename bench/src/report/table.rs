@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::files::{FilePoint, FilesReport};
 use crate::iommu::{IommuPoint, IommuReport};
-use crate::measure::{Figure, Idle};
+use crate::measure::{Figure, Idle, Limits};
 use crate::peers::{Absent, Daemon, Qemu};
 
 /// How tables are written.
@@ -98,6 +98,20 @@ pub(crate) fn idle_line(idle: &[Idle]) -> String {
     format!("Idle, processor time in parts of one processor: {}.\n", each.join("; "))
 }
 
+/// The bare round trips, in two lines.
+pub(super) fn limits_lines(limits: &[Limits; 2]) -> String {
+    let mut text = String::new();
+    for (when, limits) in ["before", "after"].iter().zip(limits) {
+        let _ = writeln!(
+            text,
+            "bare round trip between the two processors, {when}: shared memory {}, eventfd wake {}",
+            figure(&limits.shared_memory),
+            figure(&limits.eventfd)
+        );
+    }
+    text
+}
+
 /// Which peers are missing, and why.
 pub(crate) fn absent_lines(absent: &[Absent]) -> String {
     absent.iter().fold(String::new(), |text, one| text + &format!("{} is left out: {}\n", one.peer, one.cause))
@@ -131,14 +145,7 @@ pub(crate) fn iommu_table(report: &IommuReport, look: Look) -> String {
     }
     text += &table.render(look);
     text.push('\n');
-    for (when, limits) in ["before", "after"].iter().zip(&report.limits) {
-        let _ = writeln!(
-            text,
-            "bare round trip between the two processors, {when}: shared memory {}, eventfd wake {}",
-            figure(&limits.shared_memory),
-            figure(&limits.eventfd)
-        );
-    }
+    text += &limits_lines(&report.limits);
     if let Some(kick) = &report.empty_kick {
         let (wall, cpu) = (figure(&kick.wall), figure(&kick.cpu));
         let _ = writeln!(text, "a kick of QEMU without a request, over its qtest socket: {wall}, CPU {cpu}");
