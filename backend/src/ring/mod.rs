@@ -277,6 +277,19 @@ impl Ring {
         self.pending(window)
     }
 
+    /// Takes back what [`Ring::request_kicks`] asked for; a kick may be under way already.
+    ///
+    /// # Errors
+    /// The ring is not reachable.
+    pub fn retract_kicks(&mut self, window: &Window<'_>) -> Result<(), RingError> {
+        if self.layout.event_idx {
+            // An entry that was made available long ago: none that is to come has its index soon.
+            let past = self.next_avail.wrapping_sub(1);
+            return self.set_used_word(window, RING_OFFSET + 8 * u64::from(self.layout.size), past);
+        }
+        self.suppress_kicks(window)
+    }
+
     /// Follows the chain that starts at `head` into `chain`.
     ///
     /// # Errors

@@ -223,6 +223,8 @@ fn kicks_are_asked_for_by_index_or_by_flag() {
     bench.put_u16(AVAIL + 2, 7);
     ring.request_kicks(&bench.dma.enter()).unwrap();
     assert_eq!(bench.get_u16(USED + 4 + 8 * u64::from(SIZE)), 7);
+    ring.retract_kicks(&bench.dma.enter()).unwrap();
+    assert_eq!(bench.get_u16(USED + 4 + 8 * u64::from(SIZE)), 6, "the driver passed it long ago");
 
     let mut ring = Ring::new(Bench::layout(false), 7);
     ring.suppress_kicks(&bench.dma.enter()).unwrap();
@@ -230,6 +232,8 @@ fn kicks_are_asked_for_by_index_or_by_flag() {
     bench.put_u16(AVAIL + 2, 9);
     assert_eq!(ring.request_kicks(&bench.dma.enter()).unwrap(), 2);
     assert_eq!(bench.get_u16(USED), 0);
+    ring.retract_kicks(&bench.dma.enter()).unwrap();
+    assert_eq!(bench.get_u16(USED), USED_NO_NOTIFY);
 }
 
 #[test]

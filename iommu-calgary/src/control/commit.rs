@@ -8,6 +8,9 @@ use crate::chip::{Chip, Progress, Removed};
 use crate::dma::Scope;
 use crate::driver::DmaError;
 
+/// What no epoch takes that was not interrupted.
+const LONG_WAIT: Duration = Duration::from_micros(5);
+
 /// What a [`Calgary::commit`] did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Commit {
@@ -58,6 +61,12 @@ impl<C: Chip> Calgary<C> {
     ///
     /// The calling thread must be outside of every epoch and hold no pins: it would wait for itself.
     pub fn commit(&mut self, limit: Duration) -> Commit {
+        self.commit_or_wait(limit, || {})
+    }
+
+    /// The same; calls `waits` once if an access keeps it waiting for longer than a short copy takes, some microseconds. The
+    /// caller may use the time, but neither enters an epoch that it does not leave nor pins anything.
+    pub fn commit_or_wait(&mut self, limit: Duration, waits: impl FnOnce()) -> Commit {
         if self.moved.is_empty() && self.dirty.is_empty() {
             return Commit::default();
         }
@@ -65,7 +74,7 @@ impl<C: Chip> Calgary<C> {
         let mut affected = std::mem::take(&mut self.affected);
         self.retarget_moved(&mut affected);
         self.add_dirty(&mut affected);
-        let commit = self.quiesce(&mut affected, limit);
+        let commit = self.quiesce(&mut affected, limit, waits);
         self.affected = affected;
         commit
     }
@@ -89,7 +98,7 @@ impl<C: Chip> Calgary<C> {
                 affected.push(Affected::wholly(endpoint));
             }
         }
-        let commit = self.quiesce(&mut affected, self.limits.reset_wait);
+        let commit = self.quiesce(&mut affected, self.limits.reset_wait, || {});
         self.affected = affected;
         for endpoint in &mut self.endpoints {
             if endpoint.broken && !commit.broken.contains(&endpoint.id) {
@@ -163,11 +172,11 @@ impl<C: Chip> Calgary<C> {
     }
 
     /// Brings all affected PHBs to quiet, together, and forgets what was removed.
-    fn quiesce(&mut self, affected: &mut Vec<Affected>, limit: Duration) -> Commit {
+    fn quiesce(&mut self, affected: &mut Vec<Affected>, limit: Duration, waits: impl FnOnce()) -> Commit {
         for Affected { endpoint, .. } in &*affected {
             self.chip.begin(self.endpoints[*endpoint].phb);
         }
-        let waited = if self.poll(affected) { Duration::ZERO } else { self.wait(affected, limit) };
+        let waited = if self.poll(affected) { Duration::ZERO } else { self.wait(affected, limit, waits) };
         if !waited.is_zero() {
             self.stats.waits += 1;
             self.stats.max_wait = self.stats.max_wait.max(waited);
@@ -210,14 +219,20 @@ impl<C: Chip> Calgary<C> {
     }
 
     /// Polls until there is nothing more to wait for or `limit` has passed, and returns the time spent.
-    fn wait(&mut self, affected: &mut [Affected], limit: Duration) -> Duration {
+    fn wait(&mut self, affected: &mut [Affected], limit: Duration, waits: impl FnOnce()) -> Duration {
         let start = Instant::now();
         let mut round = 0;
+        let mut waits = Some(waits);
         loop {
             let settled = self.poll(affected);
             let waited = start.elapsed();
             if settled || waited >= limit {
                 return waited;
+            }
+            if waited >= LONG_WAIT
+                && let Some(waits) = waits.take()
+            {
+                waits();
             }
             self.chip.pause(round);
             round = round.saturating_add(1);

@@ -139,6 +139,7 @@ fn a_commit_returns_after_the_pin_is_released() {
     let released = AtomicBool::new(false);
     let (pinned, wait_pinned) = mpsc::channel();
     let (unmapped, wait_unmapped) = mpsc::channel();
+    let (waits, wait_waits) = mpsc::channel();
     thread::scope(|scope| {
         let released = &released;
         scope.spawn(move || {
@@ -154,14 +155,14 @@ fn a_commit_returns_after_the_pin_is_released() {
             while port.enter().translate(Iova(0x1000), 1, Access::Write).is_ok() {
                 thread::yield_now();
             }
-            thread::sleep(Duration::from_millis(5));
+            wait_waits.recv().unwrap();
             released.store(true, Ordering::SeqCst);
             pins.release();
         });
         wait_pinned.recv().unwrap();
         rig.unmap(0x1000, 0x1fff).unwrap();
         unmapped.send(()).unwrap();
-        let commit = rig.iommu.commit(PATIENT);
+        let commit = rig.iommu.commit_or_wait(PATIENT, || waits.send(()).unwrap());
         assert!(released.load(Ordering::SeqCst));
         assert_eq!(commit.broken, []);
         assert!(commit.waited > Duration::ZERO);
