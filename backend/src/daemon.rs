@@ -11,6 +11,7 @@ use virtio_9p::{FileSystem, Options, Passthrough, PassthroughOptions, Server};
 
 use crate::config::{ConfigError, Content, IommuConfig, ServeConfig, ShareConfig};
 use crate::descriptors::{self, TooManyDescriptors};
+use crate::device::SideCore;
 use crate::device::iommu::{Iommu, IommuDevice};
 use crate::device::share::{Attachment, ShareDevice};
 use crate::listen::{self, Clients, ListenAddress, ListenError, ListenLimits, ListenPort, Listener, Listening};
@@ -75,12 +76,13 @@ impl Daemon {
     pub fn start(config: &ServeConfig, signals: Signals) -> Result<Self, StartError> {
         config.validate()?;
         let descriptors = descriptors::shares_of(config, descriptors::raise_limit())?;
+        let side_core = SideCore::new(config.poll);
         let mut ports = Vec::new();
         let mut iommu = None;
         if let Some(wanted) = &config.iommu {
             let core = Arc::new(Iommu::with_reserved(wanted.window, wanted.boot_bypass, &holes(wanted))?);
-            let device: Arc<dyn Device> =
-                Arc::new(IommuDevice::new(core.clone(), config.poll).with_mechanisms(config.mechanisms));
+            let device = IommuDevice::new(core.clone(), config.poll).with_mechanisms(config.mechanisms);
+            let device: Arc<dyn Device> = device.joined(&side_core);
             ports.push(Port::new(device, BoundSocket::open(&wanted.socket)?, protocol(wanted.transport, None))?);
             iommu = Some(core);
         }
@@ -95,7 +97,7 @@ impl Daemon {
                 streams.push(stream_port(wanted, address, move || files.for_another_session())?);
             }
             let Some(socket) = &wanted.socket else { continue };
-            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config)?);
+            let device = build_share(wanted, files, iommu.as_ref(), config, &side_core)?;
             ports.push(share_port(wanted, device.clone(), socket, iommu.as_deref())?);
             shares.push((wanted.tag.clone(), device));
         }
@@ -107,7 +109,7 @@ impl Daemon {
                 streams.push(stream_port(wanted, address, move || files.clone())?);
             }
             let Some(socket) = &wanted.socket else { continue };
-            let device = Arc::new(build_share(wanted, files, iommu.as_ref(), config)?);
+            let device = build_share(wanted, files, iommu.as_ref(), config, &side_core)?;
             ports.push(share_port(wanted, device, socket, iommu.as_deref())?);
         }
         // The modes of new files are the guest's to choose.
@@ -201,7 +203,8 @@ fn build_share<F: FileSystem>(
     files: F,
     iommu: Option<&Arc<Iommu>>,
     config: &ServeConfig,
-) -> Result<ShareDevice<F>, StartError> {
+    side_core: &Arc<SideCore>,
+) -> Result<Arc<ShareDevice<F>>, StartError> {
     let server = Server::new(files, server_options(wanted));
     let attachment = match (wanted.iommu, wanted.endpoint, iommu) {
         (true, Some(endpoint), Some(iommu)) => Attachment::Behind {
@@ -213,7 +216,8 @@ fn build_share<F: FileSystem>(
     };
     let limits = &wanted.limits;
     let device = ShareDevice::new(&wanted.tag, server, limits.msize, attachment, config.poll)?;
-    Ok(device.with_max_inflight(limits.max_inflight).with_mechanisms(config.mechanisms))
+    let device = device.with_max_inflight(limits.max_inflight).with_mechanisms(config.mechanisms);
+    Ok(device.joined(side_core))
 }
 
 fn passthrough_options(wanted: &ShareConfig, descriptors: usize) -> PassthroughOptions {

@@ -91,9 +91,9 @@ pub(super) struct DeviceArgs {
     #[arg(long)]
     pub(super) boot_bypass: bool,
 
-    /// When the devices' threads look for work themselves, so that a request costs no exit and no wake-up: auto (for up
-    /// to 100 us while that finds work, never on one processor), off, always, or a time after the last request (50us,
-    /// 2ms).
+    /// When a thread looks for work itself, in the rings of all devices, so that a request costs no exit and no wake-up:
+    /// auto (for up to 100 us while that finds work, never on one processor), off, always, or a time after the last
+    /// request (50us, 2ms).
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) poll: PollPolicy,
 

@@ -26,7 +26,7 @@ pub struct ServeConfig {
     pub iommu: Option<IommuConfig>,
     /// The shares.
     pub shares: Vec<ShareConfig>,
-    /// When the devices' threads look for work instead of sleeping.
+    /// When a thread looks for work instead of sleeping.
     pub poll: PollPolicy,
     /// What makes them fast.
     pub mechanisms: Mechanisms,

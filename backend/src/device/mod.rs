@@ -4,19 +4,21 @@ pub mod iommu;
 mod mechanisms;
 mod poll;
 pub mod share;
+mod side_core;
 pub(crate) mod throttle;
 
 pub use mechanisms::Mechanisms;
 pub use poll::PollPolicy;
+pub use side_core::SideCore;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::ring::Ring;
 use crate::transport::Interrupt;
 
-/// What the thread that serves a device's queues works with. That thread may hold it for long, because it polls;
-/// whoever else wants it says so first.
+/// What a thread that serves a device's queues works with. Such threads hold it for some requests at a time and take it
+/// again at once; whoever else wants it says so first.
 struct Shared<W> {
     worker: Mutex<W>,
     waiting: AtomicU32,
@@ -27,24 +29,25 @@ impl<W> Shared<W> {
         Self { worker: Mutex::new(worker), waiting: AtomicU32::new(0) }
     }
 
-    /// For the thread that serves the queues.
-    fn serve(&self) -> MutexGuard<'_, W> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For a thread that serves the queues: nothing if another one does, or if somebody waits for [`Shared::control`].
+    fn serve(&self) -> Option<MutexGuard<'_, W>> {
+        if self.is_wanted() { None } else { self.look() }
     }
 
-    /// Calls `work` with the worker until it says that nothing is left, and lets [`Shared::control`] in between.
-    fn serve_while(&self, mut work: impl FnMut(&mut W) -> Left) {
-        while work(&mut self.serve()) == Left::Some {
-            while self.is_wanted() {
-                std::thread::yield_now();
-            }
+    /// Does not wait.
+    fn look(&self) -> Option<MutexGuard<'_, W>> {
+        match self.worker.try_lock() {
+            Ok(worker) => Some(worker),
+            Err(TryLockError::Poisoned(worker)) => Some(worker.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
-    /// For every other thread: the serving one finishes the requests in hand and gives way.
+    /// For every other thread: the serving one finishes the requests in hand and gives way. Afterwards the caller sees to
+    /// it that somebody looks at the queues again.
     fn control(&self) -> MutexGuard<'_, W> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let worker = self.serve();
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         worker
     }
@@ -55,28 +58,21 @@ impl<W> Shared<W> {
     }
 }
 
-/// Whether a thread that stopped serving a queue has left work in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
-    /// The queue is empty, and the driver will kick.
-    Nothing,
-    /// There is work, and no kick will tell of it.
-    Some,
-}
-
 /// A running queue.
 struct Queue {
     ring: Ring,
     interrupt: Arc<dyn Interrupt>,
     /// The ring contradicted itself; it is left alone until a driver starts it anew.
     broken: bool,
+    /// The ring could not be reached; it is left alone until the driver kicks or guest memory changes.
+    out_of_reach: bool,
     /// Calls to `service` that found nothing, before anything was ever found.
     empty_kicks: u32,
 }
 
 impl Queue {
     fn new(ring: Ring, interrupt: Arc<dyn Interrupt>) -> Self {
-        Self { ring, interrupt, broken: false, empty_kicks: 0 }
+        Self { ring, interrupt, broken: false, out_of_reach: false, empty_kicks: 0 }
     }
 
     /// Whether it is time to say that the guest's kicks do not match what the daemon sees in the ring. After the empty

@@ -1,7 +1,4 @@
-//! The side core: while traffic lasts, the thread that serves a queue looks for work itself, so that a request costs
-//! the guest no exit and the daemon no wake-up; when traffic stops, it goes to sleep until the guest kicks.
-//!
-//! (Amit, Ben-Yehuda, Tsafrir, Schuster: vIOMMU, USENIX ATC 2011, had the idea for an emulated IOMMU.)
+//! How long to look for work instead of sleeping.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -11,9 +8,7 @@ use std::time::{Duration, Instant};
 const AUTO_LIMIT: Duration = Duration::from_micros(100);
 /// What the adaptive policy starts from.
 const AUTO_START: Duration = Duration::from_micros(10);
-/// Looks at the ring between two looks at the clock.
-const LOOKS_PER_TICK: u32 = 32;
-/// Spinning alone; beyond it other threads of this processor are let through between two looks at the clock.
+/// Looking in vain alone; beyond it other threads of this processor are let through between two looks at the clock.
 const SPIN_ALONE: Duration = Duration::from_micros(20);
 /// The same where the daemon has one processor only: a guest's next request often comes sooner, and otherwise the thread
 /// that has work may be another of the daemon's own.
@@ -67,22 +62,13 @@ fn usable_processors() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// What ended a stretch of polling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PollEnd {
-    /// There is work.
-    Found,
-    /// There was none for as long as the policy allows.
-    Idle,
-}
-
-/// The policy at work in one thread.
+/// The policy at work.
 #[derive(Debug)]
 pub(super) struct Poller {
     policy: PollPolicy,
     /// How long the adaptive policy polls at the moment.
     span: Duration,
-    /// When the thread last went to sleep.
+    /// When the last thread went to sleep.
     slept: Option<Instant>,
     /// How long to poll before others are let through.
     spin_alone: Duration,
@@ -95,7 +81,7 @@ impl Poller {
         Self { policy, span: Duration::ZERO, slept: None, spin_alone }
     }
 
-    /// The thread was woken by a kick. Had it polled a little longer, it would not have slept?
+    /// A thread was woken by a kick while none polled. Had one polled a little longer, it would not have slept?
     pub(super) fn woken(&mut self) {
         if self.policy == PollPolicy::Auto
             && let Some(slept) = self.slept.take()
@@ -114,52 +100,57 @@ impl Poller {
         };
     }
 
-    /// The thread is about to sleep.
+    /// No thread polls any more.
     pub(super) fn sleeping(&mut self) {
         self.slept = (self.policy == PollPolicy::Auto).then(Instant::now);
     }
 
-    /// How long to poll now; `None` for ever.
-    fn span(&self) -> Option<Duration> {
-        match self.policy {
+    /// How to poll now.
+    pub(super) fn plan(&self) -> Plan {
+        let span = match self.policy {
             PollPolicy::Off => Some(Duration::ZERO),
             PollPolicy::Always => None,
             PollPolicy::For(time) => Some(time),
             PollPolicy::Auto => Some(self.span),
-        }
+        };
+        Plan { span, spin_alone: self.spin_alone }
+    }
+}
+
+/// What to do after a while of looking in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Look again.
+    Look,
+    /// Look again, but let other threads of this processor run first.
+    LetOthersRun,
+    /// Sleep.
+    GiveUp,
+}
+
+/// How one stretch of polling goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// How long to look in vain; `None` for ever.
+    span: Option<Duration>,
+    /// How long to look before others are let through.
+    spin_alone: Duration,
+}
+
+impl Plan {
+    /// Whether to poll at all.
+    pub(super) fn polls(self) -> bool {
+        self.span != Some(Duration::ZERO)
     }
 
-    /// Looks for work until `look` finds some, the policy gives up, or `give_way` says that somebody else waits.
-    pub(super) fn poll(&self, look: impl FnMut() -> bool, give_way: impl Fn() -> bool) -> PollEnd {
-        if self.span() == Some(Duration::ZERO) {
-            return PollEnd::Idle;
-        }
-        let start = Instant::now();
-        self.poll_by(|| start.elapsed(), look, give_way)
-    }
-
-    /// The same by a clock that says how long it runs.
-    fn poll_by(
-        &self,
-        clock: impl Fn() -> Duration,
-        mut look: impl FnMut() -> bool,
-        give_way: impl Fn() -> bool,
-    ) -> PollEnd {
-        let span = self.span();
-        loop {
-            for _ in 0..LOOKS_PER_TICK {
-                if look() {
-                    return PollEnd::Found;
-                }
-                std::hint::spin_loop();
-            }
-            let passed = clock();
-            if give_way() || span.is_some_and(|span| passed >= span) {
-                return PollEnd::Idle;
-            }
-            if passed > self.spin_alone {
-                std::thread::yield_now();
-            }
+    /// What to do when nothing was found for `passed`.
+    pub(super) fn after(self, passed: Duration) -> Next {
+        if self.span.is_some_and(|span| passed >= span) {
+            Next::GiveUp
+        } else if passed > self.spin_alone {
+            Next::LetOthersRun
+        } else {
+            Next::Look
         }
     }
 }
@@ -185,54 +176,27 @@ mod tests {
     #[test]
     fn short_sleeps_lengthen_the_polling_and_long_ones_end_it() {
         let mut poller = auto();
-        assert_eq!(poller.span(), Some(Duration::ZERO));
+        assert!(!poller.plan().polls());
         for _ in 0..10 {
             poller.adapt(Duration::from_micros(30));
         }
-        assert_eq!(poller.span(), Some(AUTO_LIMIT));
+        assert_eq!(poller.plan().span, Some(AUTO_LIMIT));
         for _ in 0..10 {
             poller.adapt(Duration::from_millis(5));
         }
-        assert_eq!(poller.span(), Some(Duration::ZERO));
+        assert!(!poller.plan().polls());
     }
 
     #[test]
-    fn polling_ends_with_work_and_gives_way() {
-        let always = Poller { policy: PollPolicy::Always, span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
-        let mut looks = 0;
-        let end = always.poll(
-            || {
-                looks += 1;
-                looks == 1000
-            },
-            || false,
-        );
-        assert_eq!((end, looks), (PollEnd::Found, 1000));
-        assert_eq!(always.poll(|| false, || true), PollEnd::Idle);
-        let off = Poller { policy: PollPolicy::Off, span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
-        assert_eq!(off.poll(|| panic!("looked"), || false), PollEnd::Idle);
-    }
-
-    #[test]
-    fn polling_in_vain_ends_within_its_time() {
-        let limit = Duration::from_micros(70);
-        let adapted = Poller { policy: PollPolicy::Auto, span: limit, slept: None, spin_alone: SPIN_ALONE };
-        let fixed =
-            Poller { policy: PollPolicy::For(limit), span: Duration::ZERO, slept: None, spin_alone: SPIN_ALONE };
-        for poller in [adapted, fixed] {
-            let now = std::cell::Cell::new(Duration::ZERO);
-            // Each look at the clock is 10 µs after the one before.
-            let tick = || {
-                now.set(now.get() + Duration::from_micros(10));
-                now.get()
-            };
-            let mut looks = 0;
-            let count = || {
-                looks += 1;
-                false
-            };
-            assert_eq!(poller.poll_by(tick, count, || false), PollEnd::Idle);
-            assert_eq!((now.get(), looks), (limit, 7 * LOOKS_PER_TICK));
-        }
+    fn polling_in_vain_lets_others_run_and_ends_as_the_policy_says() {
+        let micros = Duration::from_micros;
+        let plan = |policy| Poller { policy, ..auto() }.plan();
+        let limited = plan(PollPolicy::For(micros(70)));
+        assert_eq!(limited.after(micros(20)), Next::Look);
+        assert_eq!(limited.after(micros(21)), Next::LetOthersRun);
+        assert_eq!(limited.after(micros(69)), Next::LetOthersRun);
+        assert_eq!(limited.after(micros(70)), Next::GiveUp);
+        assert_eq!(plan(PollPolicy::Always).after(Duration::MAX), Next::LetOthersRun);
+        assert!(!plan(PollPolicy::Off).polls());
     }
 }

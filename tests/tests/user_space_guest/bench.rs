@@ -9,9 +9,9 @@ use calgary_tests::guest::queue::Descriptor;
 use calgary_tests::guest::{
     DeviceAddr, GuestOptions, GuestPhys, Iommu as Driver, Mapping, ROOT_FID, Session, ShareOptions,
 };
-use calgaryd::device::PollPolicy;
 use calgaryd::device::iommu::{Iommu, IommuDevice};
 use calgaryd::device::share::{Attachment, ShareDevice};
+use calgaryd::device::{PollPolicy, SideCore};
 use calgaryd::supervisor::{Port, Supervisor};
 use calgaryd::transport::socket::BoundSocket;
 use iommu_calgary::TableSize;
@@ -56,8 +56,10 @@ impl Bench {
         let server = Server::new(gate, Options::default());
         let tag = "gate".parse().unwrap();
         let share = ShareDevice::new(&tag, server, 65536, attachment, PollPolicy::Auto).unwrap();
-        let share = Arc::new(change(share));
-        let device = Arc::new(IommuDevice::new(iommu, PollPolicy::Auto));
+        // One thread polls for both, as in the daemon.
+        let core = SideCore::new(PollPolicy::Auto);
+        let share = change(share).joined(&core);
+        let device = IommuDevice::new(iommu, PollPolicy::Auto).joined(&core);
         let sockets = ["iommu", "share"].map(|name| folder.path().join(name));
         let ports = vec![
             Port::new(device, BoundSocket::bind(&sockets[0]).unwrap(), protocol()).unwrap(),

@@ -168,9 +168,22 @@ impl Iommu {
         self.calgary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same; calls `waits` first if somebody else has it.
+    pub(super) fn calgary_or_wait(&self, waits: impl FnOnce()) -> MutexGuard<'_, Calgary> {
+        self.calgary.try_lock().unwrap_or_else(|_| {
+            waits();
+            self.calgary()
+        })
+    }
+
     /// Makes what was changed true for every DMA; says whether it is. If not, the endpoints concerned are broken.
-    pub(super) fn commit(&self, calgary: &mut Calgary) -> bool {
-        let commit = calgary.commit(self.quiesce_limit);
+    fn commit(&self, calgary: &mut Calgary) -> bool {
+        self.commit_or_wait(calgary, || {})
+    }
+
+    /// The same; calls `waits` when a DMA in flight keeps it waiting.
+    pub(super) fn commit_or_wait(&self, calgary: &mut Calgary, waits: impl FnOnce()) -> bool {
+        let commit = calgary.commit_or_wait(self.quiesce_limit, waits);
         self.stats.note_commit(&commit);
         for endpoint in &commit.broken {
             error!(

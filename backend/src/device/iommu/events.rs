@@ -31,6 +31,15 @@ impl FaultRecord {
     }
 }
 
+impl Worker {
+    /// Whether the driver has provided a buffer for an event.
+    pub(super) fn has_room_for_events(&mut self) -> bool {
+        let Self { dma, queues: [_, events], .. } = self;
+        let events = events.as_ref().filter(|events| !events.broken);
+        events.is_some_and(|events| matches!(events.ring.pending(&dma.enter()), Ok(1..)))
+    }
+}
+
 impl IommuDevice {
     /// Puts pending faults into the buffers that the driver has provided. Faults that find none wait.
     pub(super) fn deliver_events(&self, worker: &mut Worker) {

@@ -58,6 +58,11 @@ impl FaultLog {
             pending.push_back(record);
             self.waiting.store(pending.len(), Ordering::Relaxed);
         }
+        self.wake();
+    }
+
+    /// Wakes the IOMMU's thread.
+    pub(super) fn wake(&self) {
         // A full counter would mean that a wake is pending already.
         let _ = self.wake.write(1);
     }

@@ -21,8 +21,8 @@ pub use faults::{FaultLog, FaultRecord};
 pub use stats::{IommuStats, IommuStatsSnapshot};
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use log::{error, info};
 use zerocopy::IntoBytes;
@@ -31,9 +31,9 @@ use frontend_spec::iommu::{Config, EVENT_QUEUE, REQUEST_QUEUE, feature as iommu_
 use frontend_spec::virtio::{DEVICE_ID_IOMMU, feature};
 
 use self::batch::Batch;
-use super::poll::Poller;
+use super::side_core::{Member, Rearmed, Seat, Turn, Visit};
 use super::throttle::Throttle;
-use super::{Mechanisms, PollPolicy, Queue, Shared};
+use super::{Mechanisms, PollPolicy, Queue, Shared, SideCore};
 use crate::dma::Dma;
 use crate::memory::GuestRam;
 use crate::ring::{Ring, RingError, RingLayout};
@@ -62,16 +62,16 @@ pub struct IommuDevice {
     iommu: Arc<Iommu>,
     acked: AtomicU64,
     shared: Shared<Worker>,
+    seat: Seat,
     throttle: Throttle,
     largest_batch: u16,
 }
 
-/// What the thread that serves the queues works with.
+/// What a thread that serves the queues works with.
 struct Worker {
     dma: Dma,
     queues: [Option<Queue>; 2],
     batch: Batch,
-    poller: Poller,
     /// Requests taken from the request queue since a driver started it.
     taken: u64,
 }
@@ -85,18 +85,13 @@ impl IommuDevice {
             virtio_id: u32::from(DEVICE_ID_IOMMU),
             queue_sizes: vec![MAX_QUEUE_SIZE; 2],
         };
-        let worker = Worker {
-            dma: Dma::direct(),
-            queues: [None, None],
-            batch: Batch::default(),
-            poller: Poller::new(poll),
-            taken: 0,
-        };
+        let worker = Worker { dma: Dma::direct(), queues: [None, None], batch: Batch::default(), taken: 0 };
         Self {
             identity,
             iommu,
             acked: AtomicU64::new(0),
             shared: Shared::new(worker),
+            seat: Seat::new(&SideCore::new(poll), Weak::<Self>::new(), false),
             throttle: Throttle::default(),
             largest_batch: Mechanisms::default().largest_batch(),
         }
@@ -106,6 +101,25 @@ impl IommuDevice {
     #[must_use]
     pub fn with_mechanisms(self, mechanisms: Mechanisms) -> Self {
         Self { largest_batch: mechanisms.largest_batch(), ..self }
+    }
+
+    /// The same as one of the devices that one thread polls for.
+    #[must_use]
+    pub fn joined(self, core: &Arc<SideCore>) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| Self { seat: Seat::new(core, this.clone(), false), ..self })
+    }
+
+    /// Does something between two batches.
+    fn control<T>(&self, act: impl FnOnce(&mut Worker) -> T) -> T {
+        let worker = &mut *self.shared.control();
+        let ran = worker.queues[REQUEST_QUEUE].is_some();
+        let outcome = act(worker);
+        // The thread that polled may have stopped meanwhile, and left the ring to this one. While guest memory changes, the
+        // ring may be out of reach until the next change.
+        if ran && self.ask_for_kicks(worker) == Ok(Rearmed::Pending) {
+            self.rouse();
+        }
+        outcome
     }
 
     /// Whether the driver accepted `bit`.
@@ -164,41 +178,39 @@ impl Device for IommuDevice {
     }
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        self.shared.control().dma.set_memory(ram);
+        self.control(|worker| worker.dma.set_memory(ram));
     }
 
     fn activate(&self, queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
-        let mut worker = self.shared.control();
-        let ring = Ring::new(layout, base);
-        if queue == REQUEST_QUEUE && base == 0 {
-            // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
-            let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
-            if !resumed {
-                worker.taken = 0;
-                self.iommu.reset();
+        self.control(|worker| {
+            let ring = Ring::new(layout, base);
+            if queue == REQUEST_QUEUE && base == 0 {
+                // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
+                let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
+                if !resumed {
+                    worker.taken = 0;
+                    self.iommu.reset();
+                }
             }
-        }
-        worker.queues[queue] = Some(Queue::new(ring, interrupt));
+            worker.queues[queue] = Some(Queue::new(ring, interrupt));
+        });
     }
 
     fn is_active(&self, queue: usize) -> bool {
-        self.shared.control().queues[queue].is_some()
+        self.control(|worker| worker.queues[queue].is_some())
     }
 
     fn stop(&self, queue: usize) -> Option<u16> {
-        self.shared.control().queues[queue].take().map(|stopped| stopped.ring.next_avail())
+        self.control(|worker| worker.queues[queue].take().map(|stopped| stopped.ring.next_avail()))
     }
 
     fn service(&self, queue: usize) {
         match queue {
             REQUEST_QUEUE => {
                 self.iommu.stats().note_kick();
-                self.shared.serve().poller.woken();
-                self.shared.serve_while(|worker| self.serve_requests(worker));
-                self.iommu.stats().note_sleep();
-                self.shared.serve().poller.sleeping();
+                self.seat.attend(self, Visit::Kick);
             }
-            EVENT_QUEUE => self.deliver_events(&mut self.shared.serve()),
+            EVENT_QUEUE => self.seat.attend(self, Visit::Again),
             _ => {}
         }
     }
@@ -209,12 +221,43 @@ impl Device for IommuDevice {
 
     fn wake(&self) {
         self.iommu.faults().consume_wake();
-        let worker = &mut *self.shared.serve();
-        self.deliver_events(worker);
+        self.seat.attend(self, Visit::Again);
     }
 
     fn reset(&self) {
-        self.shared.control().taken = 0;
+        self.control(|worker| worker.taken = 0);
         self.iommu.reset();
+    }
+}
+
+impl Member for IommuDevice {
+    fn turn(&self, visit: Visit) -> Turn {
+        match self.shared.serve() {
+            Some(mut worker) => self.serve_requests(&mut worker, visit),
+            None => Turn::Busy,
+        }
+    }
+
+    fn rearm(&self, asleep: bool) -> Rearmed {
+        let Some(mut worker) = self.shared.look() else { return Rearmed::Busy };
+        let rearmed = self.ask_for_kicks(&mut worker).unwrap_or_else(|cause| {
+            self.stop_serving(&mut worker, cause);
+            Rearmed::Asleep
+        });
+        if asleep && rearmed == Rearmed::Asleep {
+            self.iommu.stats().note_sleep();
+        }
+        rearmed
+    }
+
+    fn suppress(&self) {
+        if let Some(Worker { dma, queues: [Some(queue), _], .. }) = self.shared.look().as_deref_mut() {
+            // A ring out of reach is found so when it is served.
+            let _ = queue.ring.retract_kicks(&dma.enter());
+        }
+    }
+
+    fn rouse(&self) {
+        self.iommu.faults().wake();
     }
 }

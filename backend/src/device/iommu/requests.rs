@@ -11,9 +11,9 @@ use iommu_calgary::{
 
 use super::batch::{Answer, Batch, MAX_ANSWER, Malformed, Recent, Shape, Slot, TAIL_BYTES, tail_bytes};
 use super::{IommuDevice, LAST_DOMAIN, PROBE_SIZE, ReservedKind, Worker};
-use crate::device::poll::PollEnd;
+use crate::device::Queue;
+use crate::device::side_core::{Rearmed, Turn, Visit};
 use crate::device::throttle::warn_throttled;
-use crate::device::{Left, Queue};
 use crate::dma::{Piece, Window};
 use crate::ring::{Chain, Pair, RingError};
 
@@ -21,89 +21,72 @@ use crate::ring::{Chain, Pair, RingError};
 const BLOCK: usize = 16;
 
 impl IommuDevice {
-    /// Serves the request queue until it is empty and stays so for as long as the policy polls.
-    pub(super) fn serve_requests(&self, worker: &mut Worker) -> Left {
-        let mut served = 0;
-        let left = match self.serve_and_poll(worker, &mut served) {
-            Ok(left) => left,
-            Err(cause) => {
-                if let Some(queue) = &mut worker.queues[REQUEST_QUEUE] {
-                    self.give_up(queue, "request", cause);
-                }
-                Left::Nothing
-            }
-        };
-        worker.taken += served;
-        if worker.queues[REQUEST_QUEUE].as_mut().is_some_and(|queue| served == 0 && queue.looks_unshared()) {
-            warn_throttled!(
-                self.throttle,
-                "iommu: the guest kicks but its request queue looks empty: if nothing works, guest memory is not shared \
-                 with this daemon; start the VMM with share=on (QEMU: -object memory-backend-memfd,share=on; \
-                 cloud-hypervisor: --memory shared=on)"
-            );
+    /// Serves the requests that are in the queue, as one batch, and tells of faults.
+    pub(super) fn serve_requests(&self, worker: &mut Worker, visit: Visit) -> Turn {
+        let polled = matches!(visit, Visit::Poll(_));
+        // While a thread polls, nobody else looks at the event queue.
+        let tells = self.iommu.faults().is_pending() && (!polled || worker.has_room_for_events());
+        if tells {
+            self.deliver_events(worker);
         }
-        left
-    }
-
-    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
-        while worker.queues[REQUEST_QUEUE].as_ref().is_some_and(|queue| !queue.broken) {
-            *served += self.drain(worker)?;
-            // Nobody else looks at the event queue while this thread polls.
-            if self.iommu.faults().is_pending() {
-                self.deliver_events(worker);
-            }
-            if self.poll(worker) == PollEnd::Found {
-                self.iommu.stats().note_poll();
-                continue;
-            }
-            let Worker { dma, queues, .. } = worker;
-            let Some(queue) = &mut queues[REQUEST_QUEUE] else { break };
-            if queue.ring.request_kicks(&dma.enter())? == 0 {
-                break;
-            }
-            if self.shared.is_wanted() {
-                return Ok(Left::Some);
-            }
-        }
-        Ok(Left::Nothing)
-    }
-
-    /// Looks for requests, and for room to tell of faults, without being kicked.
-    fn poll(&self, worker: &mut Worker) -> PollEnd {
-        let Worker { dma, queues, poller, .. } = worker;
-        let [Some(requests), events] = &*queues else { return PollEnd::Idle };
-        let window = dma.enter();
-        let look = || {
-            let room = || events.as_ref().is_some_and(|events| matches!(events.ring.pending(&window), Ok(1..)));
-            requests.ring.pending(&window) != Ok(0) || self.iommu.faults().is_pending() && room()
+        let Some(queue) = worker.queues[REQUEST_QUEUE].as_mut().filter(|queue| !queue.broken) else {
+            return Turn::Stopped;
         };
-        poller.poll(look, || self.shared.is_wanted())
+        let pending = queue.ring.pending(&worker.dma.enter());
+        if pending == Ok(0) {
+            if visit == Visit::Kick && queue.looks_unshared() {
+                warn_throttled!(
+                    self.throttle,
+                    "iommu: the guest kicks but its request queue looks empty: if nothing works, guest memory is not \
+                     shared with this daemon; start the VMM with share=on (QEMU: -object \
+                     memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)"
+                );
+            }
+            return if polled && tells { Turn::Served } else { Turn::Nothing };
+        }
+        self.seat.visited(visit);
+        if let Err(cause) = pending.and_then(|pending| self.serve_batch(worker, pending.min(self.largest_batch))) {
+            self.stop_serving(worker, cause);
+            return Turn::Stopped;
+        }
+        if polled {
+            self.iommu.stats().note_poll();
+        }
+        Turn::Served
     }
 
-    /// Serves what is in the request queue; returns how many requests that was.
-    fn drain(&self, worker: &mut Worker) -> Result<u64, RingError> {
-        let Worker { dma, queues, batch, .. } = worker;
-        let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(0) };
+    pub(super) fn stop_serving(&self, worker: &mut Worker, cause: RingError) {
+        if let Some(queue) = &mut worker.queues[REQUEST_QUEUE] {
+            self.give_up(queue, "request", cause);
+        }
+    }
+
+    /// Asks for a kick at the next request.
+    pub(super) fn ask_for_kicks(&self, worker: &mut Worker) -> Result<Rearmed, RingError> {
+        let untold = self.iommu.faults().is_pending() && worker.has_room_for_events();
+        let Worker { dma, queues: [requests, _], .. } = worker;
+        let Some(queue) = requests.as_mut().filter(|queue| !queue.broken) else { return Ok(Rearmed::Asleep) };
+        let pending = queue.ring.request_kicks(&dma.enter())?;
+        Ok(if pending > 0 || untold { Rearmed::Pending } else { Rearmed::Asleep })
+    }
+
+    /// Serves `pending` requests.
+    fn serve_batch(&self, worker: &mut Worker, pending: u16) -> Result<(), RingError> {
+        let Worker { dma, queues, batch, taken } = worker;
+        let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(()) };
         let window = dma.enter();
         queue.ring.suppress_kicks(&window)?;
-        let mut served = 0;
+        *taken += u64::from(pending);
         let mut slots = batch.take_slots();
-        loop {
-            let pending = queue.ring.pending(&window)?.min(self.largest_batch);
-            if pending == 0 || self.shared.is_wanted() && served > 0 {
-                batch.keep_slots(slots);
-                return Ok(served);
-            }
-            served += u64::from(pending);
-            batch.start();
-            slots.clear();
-            self.apply(queue, &window, batch, &mut slots, pending)?;
-            self.publish(queue, &window, batch, &slots)?;
-            if queue.ring.wants_interrupt(&window)? {
-                self.iommu.stats().note_interrupt();
-                queue.interrupt.signal();
-            }
+        batch.start();
+        self.apply(queue, &window, batch, &mut slots, pending)?;
+        self.publish(queue, &window, batch, &slots)?;
+        batch.keep_slots(slots);
+        if queue.ring.wants_interrupt(&window)? {
+            self.iommu.stats().note_interrupt();
+            queue.interrupt.signal();
         }
+        Ok(())
     }
 
     /// Takes `pending` requests, applies them in order, and makes them true.
@@ -124,7 +107,7 @@ impl IommuDevice {
             batch.recent.fetch();
         }
         // A lock waits for every load before it; so far there are only hints.
-        let mut calgary = self.iommu.calgary();
+        let mut calgary = self.iommu.calgary_or_wait(|| self.seat.before_long());
         slots.reserve(usize::from(pending));
         queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
         let pairs = queue.ring.pairs(window);
@@ -143,7 +126,7 @@ impl IommuDevice {
             }
         }
         self.iommu.stats().note_batch(slots.len() as u64);
-        if !self.iommu.commit(&mut calgary) {
+        if !self.iommu.commit_or_wait(&mut calgary, || self.seat.before_long()) {
             for slot in slots.iter_mut().filter(|slot| slot.removes) {
                 slot.answer = Answer::Tail(Status::DevErr);
             }

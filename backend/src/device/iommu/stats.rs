@@ -62,7 +62,7 @@ pub struct IommuStatsSnapshot {
     pub kicks: u64,
     /// Times that the polling thread found work which no kick told of.
     pub polls: u64,
-    /// Times that the thread found nothing for as long as it polls, asked for a kick and went to sleep.
+    /// Times that nobody was left to look for work, and a kick was asked for.
     pub sleeps: u64,
     /// Interrupts sent.
     pub interrupts: u64,

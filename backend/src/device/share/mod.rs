@@ -15,6 +15,7 @@ mod claims;
 mod core;
 mod flights;
 mod later;
+mod long;
 mod pool;
 mod serve;
 mod stats;
@@ -25,9 +26,9 @@ pub use stats::{ShareStats, ShareStatsSnapshot};
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use iommu_calgary::Phb;
 use log::info;
@@ -41,9 +42,9 @@ use self::flights::Flights;
 use self::pool::Pool;
 use self::taking::Hand;
 use super::iommu::{FaultRecord, Iommu};
-use super::poll::Poller;
+use super::side_core::{Member, Rearmed, Seat, Turn, Visit};
 use super::throttle::{Throttle, warn_throttled};
-use super::{Mechanisms, PollPolicy, Queue, Shared};
+use super::{Mechanisms, PollPolicy, Queue, Shared, SideCore};
 use crate::dma::{Dma, DmaFault};
 use crate::memory::GuestRam;
 use crate::ring::{Ring, RingLayout};
@@ -75,6 +76,7 @@ pub struct ShareDevice<F: FileSystem = Passthrough> {
     zero_copy: bool,
     translated: Option<Translated>,
     shared: Shared<Worker>,
+    seat: Seat,
     stats: ShareStats,
     throttle: Throttle,
 }
@@ -88,7 +90,8 @@ struct Worker {
     returned: Vec<(u16, u32)>,
     /// The thread wakes regularly, for parked locks.
     tries_locks: bool,
-    poller: Poller,
+    /// When to try them, should the thread be busy elsewhere.
+    try_locks_at: Instant,
     /// Requests taken since the driver started.
     taken: u64,
 }
@@ -139,7 +142,7 @@ impl<F: FileSystem> ShareDevice<F> {
             flights: Flights::new(DEFAULT_MAX_INFLIGHT),
             returned: Vec::new(),
             tries_locks: false,
-            poller: Poller::new(poll),
+            try_locks_at: Instant::now(),
             taken: 0,
         };
         let core = Arc::new(Core::new(server)?);
@@ -153,6 +156,7 @@ impl<F: FileSystem> ShareDevice<F> {
             max_message: u64::from(max_message),
             translated,
             shared: Shared::new(worker),
+            seat: Seat::new(&SideCore::new(poll), Weak::<Self>::new(), true),
             stats: ShareStats::default(),
             throttle: Throttle::default(),
         })
@@ -164,6 +168,12 @@ impl<F: FileSystem> ShareDevice<F> {
         self.pool = workers(&self.core, max);
         self.shared.control().flights = Flights::new(max);
         self
+    }
+
+    /// The same as one of the devices that one thread polls for.
+    #[must_use]
+    pub fn joined(self, core: &Arc<SideCore>) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| Self { seat: Seat::new(core, this.clone(), true), ..self })
     }
 
     /// The same with another limit for how long a queue that stops waits for what is in flight: what is not finished then is
@@ -185,6 +195,19 @@ impl<F: FileSystem> ShareDevice<F> {
     #[must_use]
     pub fn stats(&self) -> ShareStatsSnapshot {
         self.stats.snapshot(&self.core.server)
+    }
+
+    /// Does something between two requests.
+    fn control<T>(&self, act: impl FnOnce(&mut Worker) -> T) -> T {
+        let worker = &mut *self.shared.control();
+        let ran = worker.queue.is_some();
+        let outcome = act(worker);
+        // The thread that polled may have stopped meanwhile, and left the ring to this one. While guest memory changes, the
+        // ring may be out of reach until the next change.
+        if ran && self.ask_for_kicks(worker) == Ok(Rearmed::Pending) {
+            self.rouse();
+        }
+        outcome
     }
 
     /// What answers the requests.
@@ -246,44 +269,47 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     fn write_config(&self, _offset: u32, _bytes: &[u8]) {}
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        self.shared.control().dma.set_memory(ram);
+        self.control(|worker| {
+            worker.dma.set_memory(ram);
+            worker.queue.iter_mut().for_each(|queue| queue.out_of_reach = false);
+        });
     }
 
     fn activate(&self, _queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
-        let mut worker = self.shared.control();
-        let ring = Ring::new(layout, base);
-        // Whatever a transport left here without a stop is nobody's any more.
-        worker.flights.take_all();
-        if base == 0 {
-            // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
-            let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
-            if !resumed {
-                worker.taken = 0;
-                self.core.server.reset();
+        self.control(|worker| {
+            let ring = Ring::new(layout, base);
+            // Whatever a transport left here without a stop is nobody's any more.
+            worker.flights.take_all();
+            if base == 0 {
+                // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
+                let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
+                if !resumed {
+                    worker.taken = 0;
+                    self.core.server.reset();
+                }
             }
-        }
-        info!("{}: queue starts at {base}", self.identity.name);
-        worker.queue = Some(Queue::new(ring, interrupt));
+            info!("{}: queue starts at {base}", self.identity.name);
+            worker.queue = Some(Queue::new(ring, interrupt));
+        });
     }
 
     fn is_active(&self, _queue: usize) -> bool {
-        self.shared.control().queue.is_some()
+        self.control(|worker| worker.queue.is_some())
     }
 
     fn stop(&self, _queue: usize) -> Option<u16> {
-        let worker = &mut *self.shared.control();
-        if worker.queue.is_some() {
-            self.land(worker);
-            self.try_locks_regularly(worker);
-        }
-        worker.queue.take().map(|stopped| stopped.ring.next_avail())
+        self.control(|worker| {
+            if worker.queue.is_some() {
+                self.land(worker);
+                self.try_locks_regularly(worker);
+            }
+            worker.queue.take().map(|stopped| stopped.ring.next_avail())
+        })
     }
 
     fn service(&self, _queue: usize) {
         self.stats.kicks.fetch_add(1, Ordering::Relaxed);
-        self.shared.serve().poller.woken();
-        self.shared.serve_while(|worker| self.serve(worker));
-        self.shared.serve().poller.sleeping();
+        self.seat.attend(self, Visit::Kick);
     }
 
     fn wake_fd(&self) -> Option<RawFd> {
@@ -292,12 +318,39 @@ impl<F: FileSystem> Device for ShareDevice<F> {
 
     fn wake(&self) {
         self.core.wake.consume();
-        self.try_locks(&mut self.shared.serve());
-        self.shared.serve_while(|worker| self.serve(worker));
+        self.seat.attend(self, Visit::Again);
     }
 
     fn reset(&self) {
-        self.shared.control().taken = 0;
+        self.control(|worker| worker.taken = 0);
         self.core.server.reset();
+    }
+}
+
+impl<F: FileSystem> Member for ShareDevice<F> {
+    fn turn(&self, visit: Visit) -> Turn {
+        match self.shared.serve() {
+            Some(mut worker) => self.serve(&mut worker, visit),
+            None => Turn::Busy,
+        }
+    }
+
+    fn rearm(&self, _asleep: bool) -> Rearmed {
+        let Some(mut worker) = self.shared.look() else { return Rearmed::Busy };
+        self.ask_for_kicks(&mut worker).unwrap_or_else(|cause| {
+            self.stop_serving(&mut worker, cause);
+            Rearmed::Asleep
+        })
+    }
+
+    fn suppress(&self) {
+        if let Some(Worker { dma, queue: Some(queue), .. }) = self.shared.look().as_deref_mut() {
+            // A ring out of reach is found so when it is served.
+            let _ = queue.ring.retract_kicks(&dma.enter());
+        }
+    }
+
+    fn rouse(&self) {
+        self.core.wake.now();
     }
 }

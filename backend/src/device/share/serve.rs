@@ -12,102 +12,98 @@ use super::flights::Stage;
 use super::taking::{Place, Taken};
 use super::wake::TRY_LOCKS_EVERY;
 use super::{ShareDevice, Worker};
-use crate::device::Left;
-use crate::device::poll::PollEnd;
+use crate::device::side_core::{Rearmed, Turn, Visit};
 use crate::device::throttle::warn_throttled;
 use crate::dma::DmaFault;
 use crate::ring::{ChainError, RingError};
 
+/// Most requests in one turn, so that other devices have theirs.
+const REQUESTS_PER_TURN: usize = 16;
+
 impl<F: FileSystem> ShareDevice<F> {
-    /// Serves the queue until it is empty and stays so for as long as the policy polls.
-    pub(super) fn serve(&self, worker: &mut Worker) -> Left {
-        let mut served = 0;
-        let outcome = self.serve_and_poll(worker, &mut served);
-        worker.taken += served;
-        self.try_locks_regularly(worker);
-        let Some(queue) = &mut worker.queue else { return Left::Nothing };
-        match outcome {
-            Ok(left) => {
-                if served == 0 && queue.looks_unshared() {
-                    warn_throttled!(
-                        self.throttle,
-                        "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this daemon; \
-                         start the VMM with share=on",
-                        self.identity.name
-                    );
-                }
-                return left;
+    /// Serves some of what there is to do.
+    pub(super) fn serve(&self, worker: &mut Worker, visit: Visit) -> Turn {
+        let Some(queue) = &mut worker.queue else { return Turn::Stopped };
+        let polled = matches!(visit, Visit::Poll(_));
+        queue.out_of_reach &= polled;
+        if queue.broken || queue.out_of_reach {
+            return Turn::Stopped;
+        }
+        let pending = !worker.flights.is_full() && queue.ring.pending(&worker.dma.enter()) != Ok(0);
+        let locks_due = worker.flights.parked() > 0 && Instant::now() >= worker.try_locks_at;
+        if !(pending || locks_due || self.core.has_finished()) {
+            if visit == Visit::Kick && queue.looks_unshared() {
+                warn_throttled!(
+                    self.throttle,
+                    "{}: the guest kicks but its queue looks empty: guest memory may not be shared with this daemon; \
+                     start the VMM with share=on",
+                    self.identity.name
+                );
             }
+            return Turn::Nothing;
+        }
+        self.seat.visited(visit);
+        if locks_due {
+            // Before the timer's next wake, which would be in vain otherwise.
+            worker.try_locks_at = Instant::now() + TRY_LOCKS_EVERY / 2;
+            self.try_locks(worker);
+        }
+        let outcome = self.drain(worker);
+        self.try_locks_regularly(worker);
+        match outcome {
+            Ok(()) => Turn::Served,
+            Err(cause) => {
+                self.stop_serving(worker, cause);
+                Turn::Stopped
+            }
+        }
+    }
+
+    /// Asks for a kick at the next request.
+    pub(super) fn ask_for_kicks(&self, worker: &mut Worker) -> Result<Rearmed, RingError> {
+        if self.core.has_finished() {
+            return Ok(Rearmed::Pending);
+        }
+        let Worker { dma, queue: Some(queue), flights, .. } = worker else { return Ok(Rearmed::Asleep) };
+        // Where no request may be taken, the end of one wakes the thread.
+        if queue.broken || queue.out_of_reach || flights.is_full() {
+            return Ok(Rearmed::Asleep);
+        }
+        let pending = queue.ring.request_kicks(&dma.enter())?;
+        Ok(if pending > 0 { Rearmed::Pending } else { Rearmed::Asleep })
+    }
+
+    pub(super) fn stop_serving(&self, worker: &mut Worker, cause: RingError) {
+        let Some(queue) = &mut worker.queue else { return };
+        match cause {
             // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
-            Err(RingError::Fault(fault)) => self.report(fault),
-            Err(cause @ RingError::AvailIndex { .. }) => {
+            RingError::Fault(fault) => {
+                queue.out_of_reach = true;
+                self.report(fault);
+            }
+            RingError::AvailIndex { .. } => {
                 queue.broken = true;
                 error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
             }
         }
-        Left::Nothing
     }
 
-    fn serve_and_poll(&self, worker: &mut Worker, served: &mut u64) -> Result<Left, RingError> {
-        while worker.queue.as_ref().is_some_and(|queue| !queue.broken) {
-            self.drain(worker, served)?;
-            if worker.flights.is_full() {
-                // The end of any of them wakes this thread.
-                if self.core.has_finished() {
-                    continue;
-                }
-                break;
-            }
-            if self.poll(worker) == PollEnd::Found {
-                continue;
-            }
-            let Worker { dma, queue: Some(queue), .. } = worker else { break };
-            if queue.ring.request_kicks(&dma.enter())? == 0 {
-                break;
-            }
-            if self.shared.is_wanted() {
-                return Ok(Left::Some);
-            }
-        }
-        Ok(Left::Nothing)
-    }
-
-    /// Looks for requests without being kicked, and for workers that have finished. Each look is a window of its own, or an
-    /// UNMAP would wait for the next request.
-    fn poll(&self, worker: &mut Worker) -> PollEnd {
-        let locks_due = (worker.flights.parked() > 0).then(|| Instant::now() + TRY_LOCKS_EVERY);
-        let Worker { dma, queue: Some(queue), poller, .. } = worker else { return PollEnd::Idle };
-        let found = || {
-            queue.ring.pending(&dma.enter()) != Ok(0)
-                || self.core.has_finished()
-                || locks_due.is_some_and(|due| Instant::now() >= due)
-        };
-        let end = poller.poll(found, || self.shared.is_wanted());
-        if locks_due.is_some_and(|due| Instant::now() >= due) {
-            self.try_locks(worker);
-        }
-        end
-    }
-
-    /// Serves what is in the queue; counts it in `served`.
-    fn drain(&self, worker: &mut Worker, served: &mut u64) -> Result<(), RingError> {
+    /// Serves some of what is in the queue.
+    fn drain(&self, worker: &mut Worker) -> Result<(), RingError> {
         let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
-        {
-            let window = dma.enter();
-            queue.ring.suppress_kicks(&window)?;
-        }
-        let before = *served;
-        loop {
+        queue.ring.suppress_kicks(&dma.enter())?;
+        for served in 0..REQUESTS_PER_TURN {
             if self.core.has_finished() {
                 self.collect(worker)?;
             }
-            if worker.flights.is_full() || (self.shared.is_wanted() && *served > before) {
+            if worker.flights.is_full() || (self.shared.is_wanted() && served > 0) {
                 return Ok(());
             }
             let Some(taken) = self.take(worker)? else { return Ok(()) };
-            *served += 1;
+            worker.taken += 1;
             self.answer(worker, taken)?;
         }
+        Ok(())
     }
 
     /// Answers a request, or sees to it that it is answered later.
@@ -144,6 +140,7 @@ impl<F: FileSystem> ShareDevice<F> {
             }
             claims = Some(found);
         }
+        self.announce(worker, place);
         let ticket = worker.flights.ticket();
         let mut started = match place {
             Place::Guest => self.start_in_place(worker, ticket),

@@ -18,7 +18,7 @@ use crate::ring::{Buffer, Chain, ChainError, RingError};
 
 /// Most bytes of a request, and of the room for its reply, that are rather copied than pinned: all requests of Linux but
 /// those that move data, with their room, and reads and writes of a page.
-const SHORT: u64 = 8192;
+pub(super) const SHORT: u64 = 8192;
 /// Most memory pieces of one direction of a request: what one `preadv2` takes.
 const MAX_SEGMENTS: usize = 1024;
 /// Bytes of each direction of a pinned request that are looked at, beyond the largest message.
