@@ -74,8 +74,9 @@ impl<C: Chip> Calgary<C> {
         let mut affected = std::mem::take(&mut self.affected);
         self.retarget_moved(&mut affected);
         self.add_dirty(&mut affected);
-        let commit = self.quiesce(&mut affected, limit, waits);
+        let commit = if affected.is_empty() { Commit::default() } else { self.quiesce(&mut affected, limit, waits) };
         self.affected = affected;
+        self.forget_dirty();
         commit
     }
 
@@ -171,7 +172,18 @@ impl<C: Chip> Calgary<C> {
         }
     }
 
-    /// Brings all affected PHBs to quiet, together, and forgets what was removed.
+    /// Forgets what was removed: no access uses it, or its endpoint is broken.
+    fn forget_dirty(&mut self) {
+        while let Some(dirty) = self.dirty.pop() {
+            if let Some(domain) = self.find(dirty)
+                && let Some(space) = &mut self.domains[domain].space
+            {
+                space.forget_removed();
+            }
+        }
+    }
+
+    /// Brings all affected PHBs to quiet, together.
     fn quiesce(&mut self, affected: &mut Vec<Affected>, limit: Duration, waits: impl FnOnce()) -> Commit {
         for Affected { endpoint, .. } in &*affected {
             self.chip.begin(self.endpoints[*endpoint].phb);
@@ -187,14 +199,6 @@ impl<C: Chip> Calgary<C> {
                 commit.broken.push(self.break_endpoint(endpoint));
             }
         }
-        for position in 0..self.dirty.len() {
-            if let Some(domain) = self.find(self.dirty[position])
-                && let Some(space) = &mut self.domains[domain].space
-            {
-                space.forget_removed();
-            }
-        }
-        self.dirty.clear();
         self.stats.invalidations += commit.invalidated as u64;
         commit
     }

@@ -111,19 +111,24 @@ impl IommuDevice {
         slots.reserve(usize::from(pending));
         queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
         let pairs = queue.ring.pairs(window);
-        let blocks = slots.len().div_ceil(BLOCK);
-        for step in 0..blocks + 2 {
-            for slot in block(slots, Some(step)) {
+        let (mut placed, mut found, mut executed) = (0, 0, 0);
+        while executed < slots.len() {
+            // What the round before got so far; each step is a block behind the one before it.
+            let (ready, readable) = (placed, found);
+            placed = (placed + BLOCK).min(slots.len());
+            for slot in &mut slots[ready..placed] {
                 if let Some(place) = pairs.place(window, slot.head) {
                     slot.shape = Shape::Placed(place);
                 }
             }
-            for slot in block(slots, step.checked_sub(1)) {
+            for slot in &mut slots[readable..ready] {
                 self.find(queue, window, batch, slot, few);
             }
-            for slot in block(slots, step.checked_sub(2)) {
+            found = ready;
+            for slot in &mut slots[executed..readable] {
                 self.execute(&mut calgary, window, batch, slot);
             }
+            executed = readable;
         }
         self.iommu.stats().note_batch(slots.len() as u64);
         if !self.iommu.commit_or_wait(&mut calgary, || self.seat.before_long()) {
@@ -362,11 +367,6 @@ fn parse_chain(chain: &Chain, window: &Window<'_>) -> (Result<Request, Malformed
         Err(fault) => Err(Malformed::Unreachable(fault.address)),
     };
     (request, chain.writable_len())
-}
-
-/// The requests of one block, if there is one of that number.
-fn block<'s, 'w>(slots: &'s mut [Slot<'w>], number: Option<usize>) -> impl Iterator<Item = &'s mut Slot<'w>> {
-    number.and_then(|number| slots.chunks_mut(BLOCK).nth(number)).into_iter().flatten()
 }
 
 fn detach(calgary: &mut Calgary, domain: u32, endpoint: u32) -> Status {
