@@ -55,6 +55,16 @@ fn one_thread_tries_them_at_a_time() {
 }
 
 #[test]
+fn a_clunk_is_answered_meanwhile() {
+    let (mut bench, _) = tried(|share| share);
+    let client = &mut bench.guest.shares[0].client;
+    client.walk(ROOT_FID, 5, &[]).unwrap();
+    // It gives up locks, if there are any, so that parked ones are to be tried again.
+    client.clunk(5).unwrap();
+    let_go(&bench);
+}
+
+#[test]
 fn a_flush_waits_apart_and_is_answered_after_the_lock() {
     let (mut bench, lock) = tried(|share| share);
     let client = &mut bench.guest.shares[0].client;

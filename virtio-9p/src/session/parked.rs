@@ -1,7 +1,7 @@
 //! Requests that wait: locks that another owner holds.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::FidState;
@@ -56,11 +56,16 @@ pub(crate) struct Parked<F: FileSystem> {
     finished: Mutex<VecDeque<Finished>>,
     count: AtomicUsize,
     max: usize,
+    /// Whose turn it is to try them, and whether that is wanted again.
+    turn: Mutex<()>,
+    wanted: AtomicBool,
 }
 
 impl<F: FileSystem> Parked<F> {
     pub(crate) fn new(max: usize) -> Parked<F> {
-        Parked { waiting: Mutex::default(), finished: Mutex::default(), count: AtomicUsize::new(0), max }
+        let (count, wanted) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (waiting, finished, turn) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Parked { waiting, finished, count, max, turn, wanted }
     }
 
     /// How many wait.
@@ -79,15 +84,21 @@ impl<F: FileSystem> Parked<F> {
         true
     }
 
-    /// Tries every one that waits, in order, until none is answered any more.
+    /// Tries every one that waits, in order, until none is answered any more. If another thread is at it, that one does so
+    /// once more: the file system may keep it.
     pub(crate) fn retry(&self, attempt: impl Fn(&Waiting<F>) -> Option<Answer>) {
-        let mut waiting = lock(&self.waiting);
-        loop {
-            let before = waiting.len();
-            // The end of one may free what another waits for.
-            self.settle(&mut waiting, &attempt);
-            if waiting.len() == before {
-                return;
+        self.wanted.store(true, Ordering::SeqCst);
+        while self.wanted.load(Ordering::SeqCst) {
+            let Some(_turn) = try_lock(&self.turn) else { return };
+            self.wanted.store(false, Ordering::SeqCst);
+            let mut waiting = lock(&self.waiting);
+            loop {
+                let before = waiting.len();
+                // The end of one may free what another waits for.
+                self.settle(&mut waiting, &attempt);
+                if waiting.len() == before {
+                    break;
+                }
             }
         }
     }
