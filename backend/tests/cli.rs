@@ -256,6 +256,22 @@ fn help_is_complete_and_goes_to_standard_output() {
 }
 
 #[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let generate = ["generate", "completions", "bash"];
+    for args in [&["--help"][..], &["serve", "--help"], &generate, &["--print-capabilities"], &["tce", "decode", "3"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_calgaryd")).args(args).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{args:?}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_calgaryd")).args(generate).stdout(full).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("standard output") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn the_demo_without_a_vm_verifies_and_says_so_in_json() {
     let output = calgaryd(&["demo", "--no-vm", "--json", "--size", "8"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use frontend_spec::attach::{QemuAttachment, QemuMachine, shell_word};
 
-use super::Failure;
 use super::serve::DeviceArgs;
+use super::{Failure, print_line};
 use crate::attachment;
 
 /// Print the VMM's command line for the same devices that `serve` takes.
@@ -141,8 +141,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Vmm::CloudHypervisor(vmm) => cloud_hypervisor(vmm),
         Vmm::Libvirt(vmm) => libvirt(vmm),
     };
-    println!("{}", text.map_err(Failure::Usage)?);
-    Ok(())
+    print_line(text.map_err(Failure::Usage)?)
 }
 
 /// What the devices of `vmm` look like on a q35 machine, which those of other VMMs resemble.

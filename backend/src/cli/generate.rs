@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 
-use super::{Failure, backend_program};
+use super::{Failure, backend_program, print, print_line};
 
 /// Write the files that a package installs beside the program.
 #[derive(Debug, clap::Args)]
@@ -48,16 +48,16 @@ pub(super) fn run(args: &Args, mut program: clap::Command) -> Result<(), Failure
     match &args.what {
         What::Man(Man { folder }) => manual_pages(folder, program),
         What::Completions(Completions { shell }) => {
-            clap_complete::generate(*shell, &mut program, "calgaryd", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut program, "calgaryd", &mut script);
+            print(String::from_utf8_lossy(&script))
         }
         What::Description(Description { binary }) => {
             if !binary.is_absolute() {
                 let message = format!("{} is not an absolute path; say where the program will be", binary.display());
                 return Err(Failure::Usage(message));
             }
-            println!("{}", backend_program::description(binary));
-            Ok(())
+            print_line(backend_program::description(binary))
         }
     }
 }

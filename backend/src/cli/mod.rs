@@ -2,6 +2,7 @@
 
 mod attach;
 mod backend_program;
+mod bounded_log;
 mod config_file;
 mod demo;
 mod generate;
@@ -10,6 +11,8 @@ mod tce;
 mod topology;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -69,17 +72,37 @@ impl Failure {
             Self::Usage(message) => (message, ExitCode::from(EXIT_USAGE)),
             Self::Runtime(message) => (message, ExitCode::FAILURE),
         };
-        eprintln!("calgaryd: {message}");
+        complain(&message);
         status
     }
+}
+
+/// Writes `text` to standard output. Whoever reads it may have enough before its end.
+fn print(text: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Runtime(format!("cannot write to standard output: {cause}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As [`print`], and ends the line.
+fn print_line(text: impl Display) -> Result<(), Failure> {
+    print(format_args!("{text}\n"))
+}
+
+/// Writes a line to standard error. If that is not possible, nobody is there to be told.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "calgaryd: {text}");
 }
 
 /// Runs the command line `args` and returns its exit status: 0 done, 1 failed, 2 wrong usage or configuration.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if backend_program::asks_for_capabilities(&args) {
-        println!("{}", backend_program::capabilities());
-        return ExitCode::SUCCESS;
+        return exit_status(print_line(backend_program::capabilities()));
     }
     let cli = match parse(args) {
         Ok(cli) => cli,
@@ -89,7 +112,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(_)) | None => log::LevelFilter::Info,
         _ => log::LevelFilter::Warn,
     };
-    env_logger::Builder::new().filter_level(cli.log_level.unwrap_or(usual)).format_target(false).init();
+    bounded_log::start(cli.log_level.unwrap_or(usual));
     let outcome = match (cli.command, cli.backend_program.is_used()) {
         (Some(_), true) => Err(Failure::Usage(
             "--socket-path, --fd, --shared-dir, --tag and --readonly stand for a command of their own; leave them out, \
@@ -106,10 +129,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Some(Command::Tce(args)), _) => tce::run(&args),
         (Some(Command::Generate(args)), _) => generate::run(&args, Cli::command()),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    exit_status(outcome)
+}
+
+fn exit_status(outcome: Result<(), Failure>) -> ExitCode {
+    outcome.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }
 
 /// Reads the command line, and a configuration file if it names one.
@@ -128,16 +152,15 @@ fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
 /// Help goes out whole; an error becomes one line.
 fn usage(cause: &clap::Error) -> ExitCode {
     if !cause.use_stderr() {
-        print!("{cause}");
-        return ExitCode::SUCCESS;
+        return exit_status(print(cause));
     }
     if cause.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprint!("{cause}");
+        let _ = write!(io::stderr(), "{cause}");
     } else {
         let text = cause.to_string();
         let paragraph = text.split("\n\n").next().unwrap_or_default();
         let words: Vec<&str> = paragraph.trim_start_matches("error: ").split_whitespace().collect();
-        eprintln!("calgaryd: {}", words.join(" "));
+        complain(&words.join(" "));
     }
     ExitCode::from(EXIT_USAGE)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use iommu_calgary::inspect::{self, Decoded};
 
-use super::Failure;
+use super::{Failure, print_line};
 
 /// Look at TCEs: the tables of a running daemon, a raw image of table memory, or single entries.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Command::Dump(Dump { pid, .. }) => dump_process(pid.unwrap_or_default()),
         Command::Decode(Decode { entries }) => {
             for entry in entries {
-                println!("{}", Decoded::from_bytes(entry.to_be_bytes()));
+                print_line(Decoded::from_bytes(entry.to_be_bytes()))?;
             }
             Ok(())
         }
@@ -61,8 +61,7 @@ fn dump(file: &Path) -> Result<(), Failure> {
     let image = File::open(file).map_err(|cause| failure(&cause))?;
     let image = inspect::read_image(&image).map_err(|cause| failure(&cause))?;
     let dump = inspect::dump(&image).map_err(|cause| failure(&cause))?;
-    println!("{dump}");
-    Ok(())
+    print_line(dump)
 }
 
 fn dump_process(pid: u32) -> Result<(), Failure> {
@@ -77,11 +76,13 @@ fn dump_process(pid: u32) -> Result<(), Failure> {
         }
     }
     if tables.is_empty() {
-        println!("process {pid} has no TCE table; a table exists while an endpoint is attached to its domain");
+        print_line(format_args!(
+            "process {pid} has no TCE table; a table exists while an endpoint is attached to its domain"
+        ))?;
     }
     tables.sort();
     for table in tables {
-        println!("{}:", table.display());
+        print_line(format_args!("{}:", table.display()))?;
         dump(&table)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use frontend_spec::devicetree::Topology;
 use frontend_spec::place::Place;
 use frontend_spec::viot::Viot;
 
-use super::Failure;
+use super::{Failure, print_line};
 
 /// Where the devices are. A place is a PCI address, 00:06.0; without PCI it is an endpoint id written as one, and the
 /// address of the device's registers: 00:06.0@0xfeb00c00.
@@ -97,8 +97,7 @@ pub(super) fn dtb(args: &DtbArgs) -> Result<(), Failure> {
 pub(super) fn acpi(args: &AcpiArgs) -> Result<(), Failure> {
     let tables = MicrovmTables { address: args.address, cpus: args.cpus, viot: args.places.viot() };
     write(&args.output, &tables.encode().map_err(usage)?)?;
-    println!("{}", tables.kernel_arguments());
-    Ok(())
+    print_line(tables.kernel_arguments())
 }
 
 fn usage(cause: impl std::fmt::Display) -> Failure {

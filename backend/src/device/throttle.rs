@@ -3,14 +3,15 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Messages per interval.
+/// Messages per interval by default.
 const BURST: u32 = 8;
 /// The interval.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Lets a burst of messages through per interval and counts the rest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Throttle {
+    burst: u32,
     state: Mutex<State>,
 }
 
@@ -21,7 +22,18 @@ struct State {
     withheld: u64,
 }
 
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::of(BURST)
+    }
+}
+
 impl Throttle {
+    /// Lets `burst` messages through per interval of 10 seconds.
+    pub(crate) fn of(burst: u32) -> Self {
+        Self { burst, state: Mutex::default() }
+    }
+
     /// Whether to write the message at hand; `Some(n)` says that `n` messages were withheld before it.
     pub(crate) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
@@ -33,7 +45,7 @@ impl Throttle {
             state.since = Some(now);
             state.passed = 0;
         }
-        if state.passed == BURST {
+        if state.passed == self.burst {
             state.withheld += 1;
             return None;
         }

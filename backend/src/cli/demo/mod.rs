@@ -15,7 +15,7 @@ use iommu_calgary::TableSize;
 use self::folder::DemoFolder;
 use self::progress::Steps;
 use self::report::Report;
-use super::Failure;
+use super::{Failure, print, print_line};
 use crate::config::{AddressRange, IommuConfig, ServeConfig, ShareConfig};
 use crate::daemon::{Daemon, Signals};
 use crate::transport::TransportKind;
@@ -129,9 +129,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let report = outcome.map_err(Failure::Runtime)?;
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|cause| Failure::Runtime(cause.to_string()))?;
-        println!("{text}");
+        print_line(text)?;
     } else {
-        print!("{report}");
+        print(&report)?;
     }
     if report.verified { Ok(()) } else { Err(Failure::Runtime(report.problems.join("; "))) }
 }
