@@ -103,8 +103,7 @@ mod tests {
             record.target(target).level(level).file_static(Some("file.rs")).line(Some(line));
             log.log(&record.build());
         }
-        let passed = *log.log.0.lock().unwrap();
-        passed
+        *log.log.0.lock().unwrap()
     }
 
     #[test]
