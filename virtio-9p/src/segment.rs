@@ -233,8 +233,8 @@ impl<'a> Prefix<'a> {
 
     /// The first `len` bytes, fewer if the memory is shorter; `None` beyond [`MAX_HEAD`].
     pub(crate) fn up_to(&mut self, len: usize) -> Option<&[u8]> {
-        let room = self.copy.get_mut(..len)?;
-        if self.len < len {
+        let room = self.copy.get_mut(..len.min(self.from.len()))?;
+        if self.len < room.len() {
             self.len += self.from.copy_to(self.len, &mut room[self.len..]).len();
         }
         let len = len.min(self.len);

@@ -41,8 +41,10 @@ fn any_cookie_can_be_resumed_from() {
         let rest = client.readdir(Fid(1), entry.offset, 60_000).unwrap();
         assert_eq!(rest, all[at + 1..], "after {}", entry.name);
     }
-    // Rewinding sees what came meanwhile.
+    // Rewinding sees what came meanwhile, also where the last reading has met the end.
+    assert_eq!(client.readdir(Fid(1), 0, 60_000).unwrap().len(), 52);
     std::fs::write(folder.path().join("new"), "").unwrap();
+    assert_eq!(client.readdir(Fid(1), 0, 60_000).unwrap().len(), 53);
     assert!(client.list(Fid(1), 60_000).unwrap().iter().any(|entry| entry.name == "new"));
 }
 

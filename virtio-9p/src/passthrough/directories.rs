@@ -7,12 +7,12 @@
 //! Only directories of the root's own mount are taken from here, so that the mount is the same too, and none of another
 //! device is kept, so that the host can unmount what no client holds.
 
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use super::host::Host;
 use super::node::{FileKind, Inode};
+use super::qid::spread;
 use super::status::{FileId, Status, mount_of};
 use crate::errno::Errno;
 use crate::limits::RECENT_DIRECTORIES;
@@ -31,7 +31,6 @@ struct Recent {
 /// The directories, each at the one place that its name has by its hash.
 pub(super) struct Directories {
     places: Box<[Mutex<Option<Recent>>]>,
-    hasher: RandomState,
     /// The root's mount; `None` where the kernel does not tell mounts apart, and nothing is kept.
     mount: Option<u64>,
 }
@@ -40,11 +39,17 @@ impl Directories {
     /// None yet, below `root`.
     pub(super) fn below(root: &OwnedFd) -> Result<Directories, Errno> {
         let places = (0..RECENT_DIRECTORIES).map(|_| Mutex::default()).collect();
-        Ok(Directories { places, hasher: RandomState::new(), mount: mount_of(root.as_fd())? })
+        Ok(Directories { places, mount: mount_of(root.as_fd())? })
     }
 
     fn place(&self, parent: FileId, name: Name<'_>) -> &Mutex<Option<Recent>> {
-        let hash = self.hasher.hash_one((parent, name.as_bytes()));
+        // Whoever makes names share a place slows down the walks through them, its own.
+        let mut hash = spread(parent.inode ^ parent.device.rotate_left(32));
+        for piece in name.as_bytes().chunks(8) {
+            let mut word = [0; 8];
+            word[..piece.len()].copy_from_slice(piece);
+            hash = spread(hash ^ u64::from_le_bytes(word));
+        }
         // Fewer places than 2^32, and the hash is cut to below their number.
         &self.places[usize::try_from(hash % self.places.len() as u64).unwrap_or(0)]
     }

@@ -49,6 +49,8 @@ pub(super) struct Stream {
     at: usize,
     /// The cookie before the entry at `at`; `None` if the descriptor's position is not known.
     next: Option<u64>,
+    /// The last reading met the end behind its last entry, without telling the client.
+    ended: bool,
     /// Which opening of the descriptor the position is that of.
     opening: u32,
     permit: Option<Permit>,
@@ -91,6 +93,10 @@ impl Passthrough {
         if stream.opening != file.opening() {
             *stream = Stream { opening: file.opening(), ..Stream::default() };
         }
+        // Entries that came since are seen by a later reading.
+        if std::mem::take(&mut stream.ended) && stream.next == Some(cookie) {
+            return Ok(());
+        }
         // A reading from the start sees the directory as it is now.
         if cookie == 0 || stream.next != Some(cookie) {
             stream.buffer = Vec::new();
@@ -129,8 +135,12 @@ impl Passthrough {
                 match rawio::read_entries(fd, &mut stream.buffer) {
                     // What was found before an error counts; the client's next request will meet the error again.
                     Err(error) if !emitted => return Err(error),
-                    _ if stream.buffer.is_empty() => return Ok(()),
-                    _ => {}
+                    Err(_) => return Ok(()),
+                    Ok(()) if stream.buffer.is_empty() => {
+                        stream.ended = emitted;
+                        return Ok(());
+                    }
+                    Ok(()) => {}
                 }
             }
             let Some(entry) = parse(&stream.buffer[stream.at..]) else {

@@ -7,7 +7,7 @@ use super::status::{FileId, Status};
 use crate::wire::{Qid, QidType};
 
 /// A bijection of 64-bit words that spreads every bit over all (the finaliser of SplitMix64).
-fn spread(mut word: u64) -> u64 {
+pub(super) fn spread(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)

@@ -4,7 +4,7 @@ use super::Server;
 use super::reply::Reply;
 use crate::errno::Errno;
 use crate::fs::{FileSystem, Work};
-use crate::segment::Readable;
+use crate::segment::{Readable, Writable};
 use crate::session::{LegacyOpen, Use};
 use crate::wire::{DirEntry, Encoder, Field, Rfsync, Rread, Rreaddir, Rwrite, Tfsync, Tread, Treaddir, Twrite};
 
@@ -64,19 +64,13 @@ impl<F: FileSystem> Server<F> {
         let state = self.session.fids.get(message.fid)?;
         let handle = state.handle()?;
         let cookie = position(message.offset)?;
-        let mut room = reply.payload(message.count)?;
-        let all = room.len();
+        let mut listed = Listed::new(reply.payload(message.count)?);
         let mut refused = false;
         self.fs.readdir(handle, cookie, &mut |entry| {
-            refused = room.len() < entry.wire_len();
-            if !refused {
-                let mut head = [0; DirEntry::HEAD_LEN];
-                // Fits: the name is written apart.
-                refused = encode_head(entry, &mut head).is_none() || !room.append(&head) || !room.append(entry.name);
-            }
+            refused = !listed.push(entry);
             !refused
         })?;
-        let used = all - room.len();
+        let used = listed.finish();
         if used == 0 && refused {
             // An empty answer would mean the end of the directory.
             return Err(Errno::EINVAL);
@@ -91,11 +85,53 @@ impl<F: FileSystem> Server<F> {
     }
 }
 
-/// Writes a directory entry up to its name's bytes.
-fn encode_head(entry: &DirEntry<'_>, head: &mut [u8; DirEntry::HEAD_LEN]) -> Option<()> {
-    let mut to = Encoder::new(head);
-    entry.qid.encode(&mut to).ok()?;
-    entry.offset.encode(&mut to).ok()?;
-    entry.kind.encode(&mut to).ok()?;
-    u16::try_from(entry.name.len()).ok()?.encode(&mut to).ok()
+/// Bytes of directory entries that are gathered.
+const GATHERED: usize = 2048;
+
+/// Directory entries on their way into a reply. They are gathered, so that few large copies go to the client's memory, which may
+/// lie in many pieces.
+struct Listed<'a> {
+    room: Writable<'a>,
+    gathered: [u8; GATHERED],
+    len: usize,
+    /// Bytes of entries in all.
+    used: usize,
+}
+
+impl<'a> Listed<'a> {
+    fn new(room: Writable<'a>) -> Listed<'a> {
+        Listed { room, gathered: [0; GATHERED], len: 0, used: 0 }
+    }
+
+    /// Adds an entry, whole; false, with nothing done, if it does not fit.
+    #[inline]
+    fn push(&mut self, entry: &DirEntry<'_>) -> bool {
+        let len = entry.wire_len();
+        if len > self.room.len() - self.len {
+            return false;
+        }
+        if len > GATHERED - self.len {
+            self.pass_on();
+        }
+        let mut to = Encoder::new(&mut self.gathered[self.len..]);
+        // Only a name that is longer than any does not fit.
+        if entry.encode(&mut to).is_err() {
+            return false;
+        }
+        self.len += len;
+        self.used += len;
+        true
+    }
+
+    fn pass_on(&mut self) {
+        // Fits, since no more was taken than there is room for.
+        self.room.append(&self.gathered[..self.len]);
+        self.len = 0;
+    }
+
+    /// Brings the rest to the client; returns how many bytes there are in all.
+    fn finish(mut self) -> usize {
+        self.pass_on();
+        self.used
+    }
 }

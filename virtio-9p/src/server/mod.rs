@@ -19,8 +19,9 @@ use crate::limits;
 use crate::segment::{Prefix, Readable, Writable};
 use crate::session::{Session, Use};
 use crate::stats::{Counters, Stats};
-use crate::wire::{Decoder, Dialect, Fid, HEADER_LEN, Header, MessageType, Request, Twrite};
+use crate::wire::{Decoder, Dialect, Fid, HEADER_LEN, Header, MessageType, Twrite};
 
+use dispatch::Frame;
 pub use parking::{Completed, Started};
 use reply::{Fate, Reply, Terms, least_room};
 
@@ -200,7 +201,7 @@ impl<F: FileSystem> Server<F> {
         if size < HEADER_LEN || size > request.len() {
             return Err(Errno::EPROTO);
         }
-        if !Request::knows(reply.dialect(), header.kind) {
+        if !reply.dialect().has_request(header.kind) {
             return Err(Errno::EOPNOTSUPP);
         }
         if header.kind != MessageType::TVERSION {
@@ -211,12 +212,11 @@ impl<F: FileSystem> Server<F> {
         }
         let head_len = if header.kind == MessageType::TWRITE { size.min(Twrite::HEAD_LEN) } else { size };
         // Only strings make a head this long, and none of them would be accepted.
-        let head = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
-        let message = Request::parse(reply.dialect(), header, head).map_err(|_| Errno::EPROTO)?;
+        let bytes = head.up_to(head_len).ok_or(Errno::ENAMETOOLONG)?;
         if reply.terms().patience < Patience::Endless {
             reply.needs(self.needs(header.kind))?;
         }
-        self.dispatch(&message, request, reply)
+        self.dispatch(Frame { header, bytes }, request, reply)
     }
 
     /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes over.

@@ -18,19 +18,13 @@ pub(super) fn valid_id(id: u32) -> Option<u32> {
 
 impl<F: FileSystem> Server<F> {
     pub(super) fn walk(&self, message: &Twalk<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
-        let names = message.names.as_slice();
-        reply.expect(HEADER_LEN + 2 + Qid::LEN * names.len())?;
-        let state = self.session.fids.get(message.fid)?;
-        let start = if message.newfid == message.fid {
-            state.walked()?
-        } else {
-            self.session.fids.check_free(message.newfid)?;
-            state.file()?
-        };
+        reply.expect(HEADER_LEN + 2 + Qid::LEN * message.names.len())?;
+        let state = self.session.fids.get_beside(message.fid, message.newfid)?;
+        let start = if message.newfid == message.fid { state.walked()? } else { state.file()? };
 
         let mut qids = WalkQids::default();
         let mut reached: Option<F::Node> = None;
-        for name in names {
+        for name in message.names.iter() {
             let dir = reached.as_ref().unwrap_or(start);
             match self.step(dir, name) {
                 Ok(entry) => {

@@ -83,6 +83,17 @@ impl<F: FileSystem> FidTable<F> {
         read(&self.slots).get(fid).cloned().ok_or(Errno::EBADF)
     }
 
+    /// As [`FidTable::get`], with what [`FidTable::check_free`] says of `other` if that is another fid.
+    #[inline]
+    pub(crate) fn get_beside(&self, fid: Fid, other: Fid) -> Result<Shared<F>, Errno> {
+        let slots = read(&self.slots);
+        let state = slots.get(fid).ok_or(Errno::EBADF)?;
+        if other != fid {
+            Self::check_slot(&slots, other, self.max)?;
+        }
+        Ok(state.clone())
+    }
+
     /// Whether `fid` can be given to a new file: `EINVAL` if it is in use or no fid, `ENFILE` if the table is full.
     pub(crate) fn check_free(&self, fid: Fid) -> Result<(), Errno> {
         Self::check_slot(&read(&self.slots), fid, self.max)

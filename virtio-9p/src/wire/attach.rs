@@ -9,7 +9,7 @@ pub const NONUNAME: u32 = u32::MAX;
 
 messages! {
     /// Asks for an authentication file: `afid[4] uname[s] aname[s] n_uname[4]`, in 9P2000 without the last.
-    Tauth<'a> = TAUTH {
+    Tauth<'a> = TAUTH unix(n_uname) {
         /// Fid that would become the authentication file.
         afid: Fid,
         /// User name, often empty.
@@ -26,7 +26,7 @@ messages! {
     }
     /// Makes `fid` the root of a tree on behalf of a user: `fid[4] afid[4] uname[s] aname[s] n_uname[4]`, in 9P2000
     /// without the last.
-    Tattach<'a> = TATTACH {
+    Tattach<'a> = TATTACH unix(n_uname) {
         /// Fid that becomes the root.
         fid: Fid,
         /// Authentication file, or [`NOFID`](super::NOFID).

@@ -17,9 +17,6 @@ pub enum Malformed {
     /// The frame is of another type than the one asked for.
     #[error("the frame holds a message of another type")]
     Type,
-    /// The type is not a request of the dialect.
-    #[error("the message type is not a request of this dialect of 9P")]
-    Unknown,
     /// The last fields are those of another dialect.
     #[error("the message has the fields of another dialect of 9P")]
     Dialect,
@@ -42,6 +39,11 @@ impl<'a> Decoder<'a> {
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Decoder<'a> {
         Decoder { rest: bytes }
+    }
+
+    /// How many bytes are left.
+    pub(super) fn len(&self) -> usize {
+        self.rest.len()
     }
 
     /// Whether every byte has been read.

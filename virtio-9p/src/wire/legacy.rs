@@ -97,7 +97,7 @@ messages! {
     }
     /// Creates a file and opens it; the fid of the directory becomes that of the file: `fid[4] name[s] perm[4] mode[1]`, in
     /// 9P2000.u also `extension[s]`.
-    Tcreate<'a> = TCREATE {
+    Tcreate<'a> = TCREATE unix(extension) {
         /// The directory.
         fid: Fid,
         /// The file's name.

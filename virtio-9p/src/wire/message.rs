@@ -1,6 +1,7 @@
 //! What every message has in common, and the macro that writes the field-by-field part.
 
 use super::codec::{Decoder, Encoder, Field, Malformed};
+use super::dialect::Dialect;
 use super::header::{HEADER_LEN, Header, MessageType, Tag};
 
 /// A message with a wire form.
@@ -23,6 +24,12 @@ pub trait Message<'a>: Sized {
         0
     }
 
+    /// Whether the fields that only some dialects have are there as the dialect says.
+    #[inline]
+    fn is_of(&self, _dialect: Dialect) -> bool {
+        true
+    }
+
     /// Length in bytes of header and fields, without the payload.
     #[inline]
     fn head_len(&self) -> usize {
@@ -40,6 +47,17 @@ pub trait Message<'a>: Sized {
             return Err(Malformed::Type);
         }
         Ok((header.tag, Self::parse_sized(header.size, frame)?))
+    }
+
+    /// As [`Message::parse`], for a message of `dialect` whose header was read: [`Malformed::Dialect`] if it has the fields of
+    /// another one.
+    #[inline]
+    fn parse_in(dialect: Dialect, header: Header, frame: &'a [u8]) -> Result<Self, Malformed> {
+        if header.kind != Self::TYPE {
+            return Err(Malformed::Type);
+        }
+        let message = Self::parse_sized(header.size, frame)?;
+        if message.is_of(dialect) { Ok(message) } else { Err(Malformed::Dialect) }
     }
 
     /// Reads the body of a message whose header said `size`.
@@ -77,11 +95,12 @@ pub trait Message<'a>: Sized {
     }
 }
 
-/// Declares message structs. `payload FIELD` marks the field that counts the bytes after the fields.
+/// Declares message structs. `payload FIELD` marks the field that counts the bytes after the fields, `unix(FIELD)` the one
+/// that is there in the dialects with the fields of 9P2000.u.
 macro_rules! messages {
     ($(
         $(#[$meta:meta])*
-        $name:ident $(<$life:lifetime>)? = $kind:ident $(payload $count:ident)? {
+        $name:ident $(<$life:lifetime>)? = $kind:ident $(payload $count:ident)? $(unix($($unix:tt)*))? {
             $( $(#[$field_meta:meta])* $field:ident : $type:ty ),* $(,)?
         }
     )*) => {$(
@@ -90,19 +109,19 @@ macro_rules! messages {
         pub struct $name $(<$life>)? {
             $( $(#[$field_meta])* pub $field: $type, )*
         }
-        $crate::wire::message::messages!(@impl ($($life)?) $name $kind ($($count)?) $($field)*);
+        $crate::wire::message::messages!(@impl ($($life)?) $name $kind ($($count)?) ($($($unix)*)?) $($field)*);
     )*};
-    (@impl () $name:ident $kind:ident ($($count:ident)?) $($field:ident)*) => {
+    (@impl () $name:ident $kind:ident ($($count:ident)?) ($($unix:tt)*) $($field:ident)*) => {
         impl<'m> $crate::wire::Message<'m> for $name {
-            $crate::wire::message::messages!(@body 'm $kind ($($count)?) $($field)*);
+            $crate::wire::message::messages!(@body 'm $kind ($($count)?) ($($unix)*) $($field)*);
         }
     };
-    (@impl ($life:lifetime) $name:ident $kind:ident ($($count:ident)?) $($field:ident)*) => {
+    (@impl ($life:lifetime) $name:ident $kind:ident ($($count:ident)?) ($($unix:tt)*) $($field:ident)*) => {
         impl<$life> $crate::wire::Message<$life> for $name<$life> {
-            $crate::wire::message::messages!(@body $life $kind ($($count)?) $($field)*);
+            $crate::wire::message::messages!(@body $life $kind ($($count)?) ($($unix)*) $($field)*);
         }
     };
-    (@body $life:lifetime $kind:ident ($($count:ident)?) $($field:ident)*) => {
+    (@body $life:lifetime $kind:ident ($($count:ident)?) ($($unix:tt)*) $($field:ident)*) => {
         const TYPE: $crate::wire::MessageType = $crate::wire::MessageType::$kind;
         #[inline]
         fn body_len(&self) -> usize {
@@ -128,6 +147,14 @@ macro_rules! messages {
                 usize::try_from(self.$count).unwrap_or(usize::MAX)
             }
         )?
+        $crate::wire::message::messages!(@dialect $($unix)*);
+    };
+    (@dialect) => {};
+    (@dialect $($unix:tt)+) => {
+        #[inline]
+        fn is_of(&self, dialect: $crate::wire::Dialect) -> bool {
+            self.$($unix)+.is_some() == dialect.has_unix_fields()
+        }
     };
 }
 pub(crate) use messages;

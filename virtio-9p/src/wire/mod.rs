@@ -52,7 +52,6 @@ pub use lock::{LockFlags, LockStatus, LockType, Rgetlock, Rlock, Tgetlock, Tlock
 pub use message::Message;
 pub use open::{OpenFlags, Rlcreate, Rlopen, Tlcreate, Tlopen};
 pub use qid::{Qid, QidType};
-pub use request::Request;
 pub use stat::{Rstat, Rwstat, Stat, StatParameter, Tstat, Twstat, UnixStat};
 pub use version::{DIALECT_UNKNOWN, Rflush, Rversion, Tflush, Tversion};
 pub use walk::{MAX_WALK_NAMES, Rwalk, Twalk, WalkNames, WalkQids};

@@ -178,7 +178,7 @@ messages! {
         stat: StatParameter<'a>,
     }
     /// Changes what a stat record says: `fid[4] stat[n]`.
-    Twstat<'a> = TWSTAT {
+    Twstat<'a> = TWSTAT unix(stat.0.unix) {
         /// The file.
         fid: Fid,
         /// The record, with all ones and empty strings for what shall stay.

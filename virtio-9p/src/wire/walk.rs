@@ -9,47 +9,102 @@ use super::qid::{Qid, QidType};
 pub const MAX_WALK_NAMES: usize = 16;
 
 /// The names of a walk: `nwname[2]` strings, at most [`MAX_WALK_NAMES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WalkNames<'a> {
-    names: [&'a [u8]; MAX_WALK_NAMES],
-    count: usize,
+#[derive(Clone, Copy)]
+pub struct WalkNames<'a>(Form<'a>);
+
+/// Names that were given, or their wire form, which is only looked through until somebody wants them.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Given(&'a [&'a [u8]]),
+    /// `count` strings, each of which was found whole.
+    Wire {
+        count: u16,
+        strings: &'a [u8],
+    },
 }
 
 impl<'a> WalkNames<'a> {
-    /// Collects `names`; [`Malformed::TooManyNames`] beyond 16.
-    pub fn new(names: &[&'a [u8]]) -> Result<WalkNames<'a>, Malformed> {
-        let mut all = WalkNames::default();
-        all.names.get_mut(..names.len()).ok_or(Malformed::TooManyNames)?.copy_from_slice(names);
-        all.count = names.len();
-        Ok(all)
+    /// Takes `names`; [`Malformed::TooManyNames`] beyond 16.
+    pub fn new(names: &'a [&'a [u8]]) -> Result<WalkNames<'a>, Malformed> {
+        if names.len() > MAX_WALK_NAMES {
+            return Err(Malformed::TooManyNames);
+        }
+        Ok(WalkNames(Form::Given(names)))
+    }
+
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Form::Given(names) => names.len(),
+            Form::Wire { count, .. } => usize::from(count),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The names in order.
     #[inline]
-    pub fn as_slice(&self) -> &[&'a [u8]] {
-        &self.names[..self.count]
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (mut given, strings) = match self.0 {
+            Form::Given(names) => (names.iter(), &[][..]),
+            Form::Wire { strings, .. } => ([].iter(), strings),
+        };
+        let mut from = Decoder::new(strings);
+        // Beyond the last string nothing can be read.
+        std::iter::from_fn(move || given.next().copied().or_else(|| from.field().ok()))
     }
 }
+
+impl Default for WalkNames<'_> {
+    fn default() -> Self {
+        WalkNames(Form::Given(&[]))
+    }
+}
+
+impl std::fmt::Debug for WalkNames<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for WalkNames<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for WalkNames<'_> {}
 
 impl<'a> Field<'a> for WalkNames<'a> {
     #[inline]
     fn wire_len(&self) -> usize {
-        self.as_slice().iter().fold(2, |len, name| len + name.wire_len())
+        match self.0 {
+            Form::Given(names) => names.iter().fold(2, |len, name| len + name.wire_len()),
+            Form::Wire { strings, .. } => 2 + strings.len(),
+        }
     }
     #[inline]
     fn decode(from: &mut Decoder<'a>) -> Result<Self, Malformed> {
-        let count = usize::from(from.field::<u16>()?);
-        let mut all = WalkNames { count, ..WalkNames::default() };
-        for name in all.names.get_mut(..count).ok_or(Malformed::TooManyNames)? {
-            *name = from.field()?;
+        let count = from.field::<u16>()?;
+        if usize::from(count) > MAX_WALK_NAMES {
+            return Err(Malformed::TooManyNames);
         }
-        Ok(all)
+        let mut end = from.clone();
+        for _ in 0..count {
+            end.field::<&[u8]>()?;
+        }
+        let strings = from.bytes(from.len() - end.len())?;
+        Ok(WalkNames(Form::Wire { count, strings }))
     }
     #[inline]
     fn encode(&self, to: &mut Encoder<'_>) -> Result<(), Malformed> {
         // At most 16, so the conversion cannot fail.
-        u16::try_from(self.count).map_err(|_| Malformed::TooManyNames)?.encode(to)?;
-        self.as_slice().iter().try_for_each(|name| name.encode(to))
+        u16::try_from(self.len()).map_err(|_| Malformed::TooManyNames)?.encode(to)?;
+        self.iter().try_for_each(|name| name.encode(to))
     }
 }
 
