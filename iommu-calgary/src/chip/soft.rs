@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Chip, Progress, Removed, Target, sealed};
 use crate::addr::{EndpointId, Iova, RealAddr};
-use crate::dma::{EpochSlot, Fences, Phb, Quiesce, Reprogrammed, Roster};
+use crate::dma::{Fences, Phb, Quiesce, Reprogrammed, Rosters};
 use crate::driver::DmaError;
 use crate::table::{TableSize, Tce, TceTable};
 
@@ -22,7 +22,7 @@ pub struct Soft {
 #[derive(Debug)]
 struct SoftPhb {
     phb: Arc<Phb>,
-    ports: Roster<EpochSlot>,
+    rosters: Rosters,
     /// `None` if it is quiet.
     quiesce: Option<Quiesce>,
 }
@@ -36,7 +36,7 @@ impl Soft {
     /// Adds a PHB for one endpoint, and returns it with its number.
     pub(crate) fn add_phb(&mut self, endpoint: EndpointId) -> (usize, Arc<Phb>) {
         let phb = Arc::new(Phb::new(endpoint, self.fences));
-        self.phbs.push(SoftPhb { phb: Arc::clone(&phb), ports: Roster::new(), quiesce: None });
+        self.phbs.push(SoftPhb { phb: Arc::clone(&phb), rosters: Rosters::new(), quiesce: None });
         (self.phbs.len() - 1, phb)
     }
 }
@@ -76,7 +76,7 @@ impl Chip for Soft {
 
     fn begin(&mut self, phb: usize) {
         let phb = &mut self.phbs[phb];
-        phb.quiesce = phb.phb.quiesce(&mut phb.ports);
+        phb.quiesce = phb.phb.quiesce(&mut phb.rosters);
     }
 
     fn poll(&mut self, phb: usize, removed: Removed<'_>) -> Progress {
@@ -104,10 +104,10 @@ impl Chip for Soft {
     }
 
     fn shut_down(&mut self, phb: usize) {
-        let SoftPhb { phb, ports, .. } = &mut self.phbs[phb];
+        let SoftPhb { phb, rosters, .. } = &mut self.phbs[phb];
         phb.program(Target::Nothing);
         // If it is not quiet yet, the PHB keeps its tables for as long as it lives.
-        if let Some(mut quiesce) = phb.quiesce(ports) {
+        if let Some(mut quiesce) = phb.quiesce(rosters) {
             quiesce.poll(crate::dma::Scope::All);
         }
     }

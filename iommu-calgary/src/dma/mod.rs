@@ -14,6 +14,5 @@ pub use pins::PinSet;
 pub use port::{DmaPort, Epoch, Fault, FaultReason, Run};
 
 pub(crate) use phb::Reprogrammed;
-pub(crate) use protocol::{EpochSlot, Scope};
-pub(crate) use quiesce::Quiesce;
-pub(crate) use registry::Roster;
+pub(crate) use protocol::Scope;
+pub(crate) use quiesce::{Quiesce, Rosters};

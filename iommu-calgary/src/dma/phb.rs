@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::fence::Fences;
 use super::pins::PinSet;
 use super::port::DmaPort;
-use super::protocol::{EpochSlot, HeldPins, PinSlot};
-use super::quiesce::Quiesce;
-use super::registry::{Registry, Roster};
+use super::protocol::{EpochSlot, Generation, PinSlot};
+use super::quiesce::{Quiesce, Rosters};
+use super::registry::Registry;
 use crate::addr::EndpointId;
 use crate::chip::Target;
 use crate::registers::{Tar, config_rw};
@@ -30,7 +30,6 @@ pub struct Phb {
     endpoint: EndpointId,
     ports: Registry<EpochSlot>,
     pins: Registry<PinSlot>,
-    held_pins: HeldPins,
     tables: Mutex<Tables>,
     /// Whether there are retired tables. Only the control plane writes or reads it.
     has_retired: AtomicBool,
@@ -43,6 +42,7 @@ struct Registers {
     config_rw: AtomicU32,
     fences: Fences,
     tar: AtomicU64,
+    generation: Generation,
 }
 
 /// Keeps alive what the TAR holds the address of.
@@ -71,11 +71,11 @@ impl Phb {
                 config_rw: AtomicU32::new(config_rw::TCE_ENABLE),
                 fences,
                 tar: AtomicU64::new(Tar::NO_TABLE.value()),
+                generation: Generation::new(),
             },
             endpoint,
             ports: Registry::new(),
             pins: Registry::new(),
-            held_pins: HeldPins::new(),
             tables: Mutex::new(Tables { target: Target::Nothing, retired: Vec::new() }),
             has_retired: AtomicBool::new(false),
         }
@@ -113,8 +113,9 @@ impl Phb {
         &self.pins
     }
 
-    pub(crate) fn held_pins(&self) -> &HeldPins {
-        &self.held_pins
+    #[inline]
+    pub(crate) fn generation(&self) -> &Generation {
+        &self.registers.generation
     }
 
     #[inline]
@@ -165,6 +166,7 @@ impl Phb {
     pub(crate) fn disable_slots(&self) {
         self.registers.config_rw.fetch_or(config_rw::SLOT_DISABLE, Ordering::Release);
         self.program(Target::Nothing);
+        self.registers.generation.step();
     }
 
     /// Switches the slots on again.
@@ -173,9 +175,9 @@ impl Phb {
     }
 
     /// Starts to wait for the accesses through translations that were changed before this call; `None` if there are none.
-    /// `ports` is kept from call to call.
-    pub(crate) fn quiesce(self: &Arc<Self>, ports: &mut Roster<EpochSlot>) -> Option<Quiesce> {
-        Quiesce::begin(self, ports)
+    /// `rosters` is kept from call to call.
+    pub(crate) fn quiesce(self: &Arc<Self>, rosters: &mut Rosters) -> Option<Quiesce> {
+        Quiesce::begin(self, rosters)
     }
 
     pub(crate) fn has_retired(&self) -> bool {

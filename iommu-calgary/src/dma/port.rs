@@ -104,12 +104,12 @@ pub enum FaultReason {
 }
 
 impl Epoch<'_> {
-    /// Distinguishes this epoch from every other one of its port, so that what was translated in it can be remembered
-    /// for as long as it lasts and no longer.
+    /// Counts what was taken away from the PHB. What was translated in one epoch, after this was read there, holds in every
+    /// later one that finds the same number here.
     #[must_use]
     #[inline]
-    pub fn number(&self) -> u64 {
-        self.port.outside
+    pub fn generation(&self) -> u64 {
+        self.port.phb.generation().current()
     }
 
     /// Translates the longest contiguous run that starts at `iova`, is no longer than `len` bytes, and permits `access`
@@ -146,6 +146,7 @@ impl Epoch<'_> {
     ///
     /// # Panics
     /// If `pins` was made by another PHB, where no commit would look for it.
+    #[inline]
     pub fn pin(&self, pins: &PinSet, iova: Iova, len: u64) {
         assert!(pins.belongs_to(&self.port.phb), "a pin set serves only the PHB that made it");
         let Some(beyond_first) = len.checked_sub(1) else {

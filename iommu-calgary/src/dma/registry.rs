@@ -45,7 +45,7 @@ impl<T: Debug, P: Platform> Registry<T, P> {
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<T>>)) {
         self.members.with(|members| {
             change(members);
-            self.version.fetch_add(1, Ordering::Release);
+            self.version.store(self.version.load(Ordering::Relaxed) + 1, Ordering::Release);
         });
     }
 

@@ -204,6 +204,53 @@ fn a_commit_returns_after_the_epoch_is_left() {
 }
 
 #[test]
+fn what_takes_a_translation_away_changes_the_generation_and_nothing_else_does() {
+    type Change = fn(&mut Rig);
+    let takes: [Change; 5] = [
+        |rig| assert_eq!(rig.unmap(0x1000, 0x1fff), Ok(1)),
+        |rig| rig.iommu.detach(D1, NIC).unwrap(),
+        |rig| rig.iommu.attach(D2, NIC, Translated).unwrap(),
+        |rig| rig.iommu.attach(D2, NIC, Bypass).unwrap(),
+        |rig| assert_eq!(rig.iommu.reset().broken, []),
+    ];
+    for (number, take) in takes.into_iter().enumerate() {
+        let mut rig = mapped();
+        let mut port = rig.nic.new_port();
+        let before = port.enter().generation();
+        rig.map(0x20_000, 0x20_fff, 0x90_0000).unwrap();
+        rig.commit();
+        assert_eq!(port.enter().generation(), before, "a MAP takes nothing away");
+        take(&mut rig);
+        rig.commit();
+        assert_ne!(port.enter().generation(), before, "{number}");
+    }
+}
+
+#[test]
+fn the_generation_changes_with_bypass_and_when_an_endpoint_breaks() {
+    let mut rig = Rig::new();
+    rig.iommu.set_bypass(true);
+    rig.commit();
+    let mut port = rig.nic.new_port();
+    let in_bypass = port.enter().generation();
+    rig.iommu.set_bypass(false);
+    rig.commit();
+    assert_ne!(port.enter().generation(), in_bypass);
+
+    let mut rig = mapped();
+    let mut port = rig.nic.new_port();
+    let pins = rig.nic.new_pins();
+    port.enter().pin(&pins, Iova(0x1000), 1);
+    // While the commit waits for the pin, the generation is that of the removal.
+    rig.unmap(0x2000, 0x2fff).unwrap();
+    rig.commit();
+    let removed = port.enter().generation();
+    rig.unmap(0x1000, 0x1fff).unwrap();
+    assert_eq!(rig.iommu.commit(AT_ONCE).broken, [NIC]);
+    assert!(port.enter().generation() >= removed + 2, "once for the removal, once for the slot");
+}
+
+#[test]
 fn a_broken_endpoint_faults_until_a_reset_finds_it_quiet() {
     let mut rig = mapped();
     rig.iommu.attach(D1, DISK, Translated).unwrap();

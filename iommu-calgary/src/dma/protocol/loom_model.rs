@@ -12,7 +12,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, fence};
 use loom::{model, thread};
 
-use super::{EpochSlot, HeldPins, Lock, PinSlot, Platform, Scope, Word};
+use super::{EpochSlot, Generation, Lock, PinSlot, Platform, Scope, Word};
 use crate::addr::Iova;
 use crate::dma::registry::{Registry, Roster};
 use crate::range::{IovaRange, RangeList};
@@ -37,14 +37,6 @@ impl Word for AtomicU64 {
     fn store(&self, value: u64, order: Ordering) {
         self.store(value, order);
     }
-
-    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_add(value, order)
-    }
-
-    fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_sub(value, order)
-    }
 }
 
 impl<T: Debug> Lock<T> for loom::sync::Mutex<T> {
@@ -61,15 +53,17 @@ impl<T: Debug> Lock<T> for loom::sync::Mutex<T> {
 struct Unit {
     epoch: EpochSlot<Loom>,
     pins: PinSlot<Loom>,
-    held: HeldPins<Loom>,
+    generation: Generation<Loom>,
     entry: AtomicU64,
     page: UnsafeCell<u64>,
 }
 
+/// What is removed, and a range beside it.
 const RANGE: (Iova, Iova) = (Iova(0x1000), Iova(0x1fff));
+const ELSEWHERE: (Iova, Iova) = (Iova(0x9000), Iova(0x9fff));
 
-fn range() -> IovaRange {
-    IovaRange::new(RANGE.0, RANGE.1).unwrap()
+fn range((first, last): (Iova, Iova)) -> IovaRange {
+    IovaRange::new(first, last).unwrap()
 }
 
 impl Unit {
@@ -77,7 +71,7 @@ impl Unit {
         Arc::new(Self {
             epoch: EpochSlot::new(),
             pins: PinSlot::new(4),
-            held: HeldPins::new(),
+            generation: Generation::new(),
             entry: AtomicU64::new(1),
             page: UnsafeCell::new(0),
         })
@@ -101,13 +95,28 @@ impl Unit {
         fence(Ordering::SeqCst);
         let reachable = self.entry.load(Ordering::Acquire) != 0;
         if reachable {
-            self.pins.pin(&self.held, range());
+            self.pins.pin(range(RANGE));
         }
         self.epoch.leave(epoch + 1);
         if reachable {
             self.touch();
         }
-        self.pins.release(&self.held);
+        self.pins.release();
+    }
+
+    /// Two epochs of which the second uses what the first has found, if `check` says that it still holds.
+    fn remembered_access(&self, check: impl Fn(u64, u64) -> bool) {
+        self.epoch.announce(1);
+        fence(Ordering::SeqCst);
+        let found_in = self.generation.current();
+        let reachable = self.entry.load(Ordering::Acquire) != 0;
+        self.epoch.leave(2);
+        self.epoch.announce(3);
+        fence(Ordering::SeqCst);
+        if reachable && check(found_in, self.generation.current()) {
+            self.touch();
+        }
+        self.epoch.leave(4);
     }
 
     fn touch(&self) {
@@ -115,9 +124,11 @@ impl Unit {
         self.page.with(|page| unsafe { std::ptr::read(page) });
     }
 
-    /// W1 to W5, and then what a guest does with its page. `fenced` says whether W2 is there.
-    fn remove(&self, fenced: bool) {
+    /// W1 to W5, and then what a guest does with its page. `fenced` says whether W2 is there. Returns the generation of the
+    /// pins that it waited for.
+    fn remove(&self, fenced: bool) -> Option<u64> {
         self.entry.store(0, Ordering::Release);
+        self.generation.step();
         if fenced {
             fence(Ordering::SeqCst);
         }
@@ -127,27 +138,35 @@ impl Unit {
             }
         }
         let mut removed = RangeList::new(4);
-        removed.insert(range());
-        if self.held.any()
-            && let Some(generation) = self.pins.held(Scope::Removed(&removed))
-        {
+        removed.insert(range(RANGE));
+        let held = self.pins.held(Scope::Removed(&removed));
+        if let Some(generation) = held {
             while self.pins.generation() == generation {
                 thread::yield_now();
             }
         }
         // SAFETY: what is under test.
         self.page.with_mut(|page| unsafe { std::ptr::write(page, 1) });
+        held
     }
 }
 
 fn check(device: impl Fn(&Unit) + Send + Sync + Copy + 'static, fenced: bool) {
+    check_wait(device, fenced, |_| {});
+}
+
+fn check_wait(
+    device: impl Fn(&Unit) + Send + Sync + Copy + 'static,
+    fenced: bool,
+    waited: impl Fn(Option<u64>) + Send + Sync + 'static,
+) {
     model(move || {
         let unit = Unit::new();
         let device = {
             let unit = Arc::clone(&unit);
             thread::spawn(move || device(&unit))
         };
-        unit.remove(fenced);
+        waited(unit.remove(fenced));
         device.join().unwrap();
     });
 }
@@ -215,6 +234,26 @@ fn a_port_made_meanwhile_is_asked_or_sees_the_removal() {
         unit.page.with_mut(|page| unsafe { std::ptr::write(page, 1) });
         device.join().unwrap();
     });
+}
+
+#[test]
+fn a_pin_elsewhere_in_place_of_one_that_was_released_is_not_waited_for() {
+    let device = |unit: &Unit| {
+        unit.pinned_access(1);
+        unit.pins.pin(range(ELSEWHERE));
+    };
+    check_wait(device, true, |generation| assert_ne!(generation, Some(1)));
+}
+
+#[test]
+fn what_is_remembered_is_used_only_before_it_is_taken_back() {
+    check(|unit| unit.remembered_access(|then, now| then == now), true);
+}
+
+#[test]
+#[should_panic = "Causality violation"]
+fn without_a_look_at_the_generation_it_is_wrong() {
+    check(|unit| unit.remembered_access(|_, _| true), true);
 }
 
 /// That loom finds what is wrong without them shows that the tests above can fail.

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::addr::Iova;
 use crate::range::{IovaRange, RangeList};
 
 /// Atomics and locks.
@@ -20,8 +21,6 @@ pub(crate) trait Word: Debug {
     fn new(value: u64) -> Self;
     fn load(&self, order: Ordering) -> u64;
     fn store(&self, value: u64, order: Ordering);
-    fn fetch_add(&self, value: u64, order: Ordering) -> u64;
-    fn fetch_sub(&self, value: u64, order: Ordering) -> u64;
 }
 
 /// A mutex.
@@ -53,16 +52,6 @@ impl Word for AtomicU64 {
     fn store(&self, value: u64, order: Ordering) {
         self.store(value, order);
     }
-
-    #[inline]
-    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_add(value, order)
-    }
-
-    #[inline]
-    fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_sub(value, order)
-    }
 }
 
 impl<T: Debug> Lock<T> for Mutex<T> {
@@ -71,7 +60,7 @@ impl<T: Debug> Lock<T> for Mutex<T> {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        // A range list is whole between any two of its operations, also after a panic.
+        // A list is whole between any two of its operations, also after a panic.
         f(&mut self.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -114,84 +103,171 @@ pub(crate) enum Scope<'a> {
     Removed(&'a RangeList),
 }
 
-/// How many pin sets of a PHB hold pins: while it is 0, a commit looks at none of them.
-///
-/// A set is counted before its first range is entered, inside the epoch, and taken off after its last access. Both are
-/// read-modify-writes with release, so a commit that reads 0 with acquire happens after the last access of every set that
-/// was ever counted.
+/// How often translations were taken away from a PHB. Written by the control plane alone.
 #[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct HeldPins<P: Platform = Std>(P::Word);
+pub(crate) struct Generation<P: Platform = Std>(P::Word);
 
-impl<P: Platform> HeldPins<P> {
+impl<P: Platform> Generation<P> {
     pub(crate) fn new() -> Self {
         Self(P::Word::new(0))
     }
 
-    /// W5, the short form.
-    pub(crate) fn any(&self) -> bool {
-        self.0.load(Ordering::Acquire) != 0
+    /// W1: after the last of its stores.
+    pub(crate) fn step(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    /// R3: before the first of its other loads.
+    #[inline]
+    pub(crate) fn current(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
     }
 }
 
-/// The shared half of a pin set.
+/// The shared half of a pin set: written by one thread at a time, read by the control plane, without a lock.
+///
+/// While ranges are held they are only added to and widened, so a reader that comes to them late sees no less than what it
+/// has to see. One that comes so late that they were released, and others put in their places, finds another generation.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct PinSlot<P: Platform = Std> {
-    /// Odd while ranges are pinned; steps when the first is pinned and when all are released. Changes under the lock.
+    /// How often pins were released.
     generation: P::Word,
-    ranges: P::Lock<RangeList>,
+    /// Ranges held, at the start of `ranges`.
+    count: P::Word,
+    ranges: Box<[PinnedRange<P>]>,
+}
+
+#[derive(Debug)]
+struct PinnedRange<P: Platform> {
+    first: P::Word,
+    last: P::Word,
+}
+
+impl<P: Platform> PinnedRange<P> {
+    /// Nothing if it is being written.
+    fn get(&self, order: Ordering) -> Option<IovaRange> {
+        IovaRange::new(Iova(self.first.load(order)), Iova(self.last.load(order)))
+    }
+
+    #[inline]
+    fn set(&self, range: IovaRange) {
+        self.first.store(range.first().0, Ordering::Release);
+        self.last.store(range.last().0, Ordering::Release);
+    }
 }
 
 impl<P: Platform> PinSlot<P> {
-    /// An empty set, which remembers up to `limit` ranges one by one.
+    /// An empty set, which remembers `limit` ranges, at least 1: what comes beyond widens the last one.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { generation: P::Word::new(0), ranges: P::Lock::new(RangeList::new(limit)) }
+        let range = || PinnedRange { first: P::Word::new(0), last: P::Word::new(0) };
+        let ranges = (0..limit.max(1)).map(|_| range()).collect();
+        Self { generation: P::Word::new(0), count: P::Word::new(0), ranges }
     }
 
-    /// R4: inside the epoch.
-    pub(crate) fn pin(&self, held: &HeldPins<P>, range: IovaRange) {
-        self.ranges.with(|ranges| {
-            if ranges.is_empty() {
-                held.0.fetch_add(1, Ordering::Release);
-                self.generation.fetch_add(1, Ordering::Release);
-            }
-            ranges.insert(range);
-        });
-    }
-
-    /// After the last access.
-    pub(crate) fn release(&self, held: &HeldPins<P>) {
-        if self.generation.load(Ordering::Relaxed).is_multiple_of(2) {
+    /// R4: inside the epoch, on the thread of the set.
+    #[inline]
+    pub(crate) fn pin(&self, range: IovaRange) {
+        let count = self.count.load(Ordering::Relaxed);
+        let held = &self.ranges[..self.len(count)];
+        // Neighbours arrive one after the other, upwards or downwards, so looking at the newest range finds them.
+        if let Some(newest) = held.last()
+            && let Some(old) = newest.get(Ordering::Relaxed)
+            && (held.len() == self.ranges.len() || old.joins(range))
+        {
+            newest.set(old.hull(range));
             return;
         }
-        self.ranges.with(|ranges| {
-            if !ranges.is_empty() {
-                ranges.clear();
-                self.generation.fetch_add(1, Ordering::Release);
-                held.0.fetch_sub(1, Ordering::Release);
-            }
-        });
+        self.ranges[held.len()].set(range);
+        self.count.store(count + 1, Ordering::Release);
+    }
+
+    /// After the last access, on the thread of the set.
+    #[inline]
+    pub(crate) fn release(&self) {
+        if self.is_held(Ordering::Relaxed) {
+            self.count.store(0, Ordering::Release);
+            self.generation.store(self.generation.load(Ordering::Relaxed) + 1, Ordering::Release);
+        }
+    }
+
+    /// W5, the short form: whether anything is pinned.
+    #[inline]
+    pub(crate) fn is_any_held(&self) -> bool {
+        self.is_held(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn is_held(&self, order: Ordering) -> bool {
+        self.count.load(order) != 0
     }
 
     /// W5: the generation if a pin within `scope` is held.
     pub(crate) fn held(&self, scope: Scope<'_>) -> Option<u64> {
-        if self.generation().is_multiple_of(2) {
-            return None;
-        }
-        self.ranges.with(|ranges| {
-            let held = match scope {
-                Scope::All => !ranges.is_empty(),
-                Scope::Removed(removed) => ranges.intersects(removed),
-            };
-            held.then(|| self.generation())
-        })
+        let generation = self.generation();
+        let held = &self.ranges[..self.len(self.count.load(Ordering::Acquire))];
+        let concerned = match scope {
+            Scope::All => !held.is_empty(),
+            Scope::Removed(removed) => {
+                held.iter().filter_map(|range| range.get(Ordering::Acquire)).any(|range| removed.overlaps(range))
+            }
+        };
+        // What was read of a later generation was pinned through the new translation.
+        (concerned && self.generation() == generation).then_some(generation)
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
+
+    fn len(&self, count: u64) -> usize {
+        usize::try_from(count).unwrap_or(usize::MAX).min(self.ranges.len())
+    }
 }
 
 #[cfg(all(test, not(miri)))]
 mod loom_model;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u64, last: u64) -> IovaRange {
+        IovaRange::new(Iova(first), Iova(last)).unwrap()
+    }
+
+    fn holds(slot: &PinSlot, first: u64, last: u64) -> bool {
+        let mut removed = RangeList::new(1);
+        removed.insert(range(first, last));
+        slot.held(Scope::Removed(&removed)).is_some()
+    }
+
+    #[test]
+    fn a_full_set_widens_and_loses_nothing() {
+        let slot = PinSlot::<Std>::new(4);
+        for page in 1..100 {
+            slot.pin(range(page * 0x10_000, page * 0x10_000 + 0xfff));
+        }
+        for page in 1..100 {
+            assert!(holds(&slot, page * 0x10_000, page * 0x10_000), "{page}");
+        }
+        assert!(!holds(&slot, 0x2_1000, 0x2_ffff) && !holds(&slot, 0, 0xffff) && !holds(&slot, 0x64_0000, u64::MAX));
+    }
+
+    #[test]
+    fn neighbours_take_one_place_and_a_release_empties_all() {
+        let slot = PinSlot::<Std>::new(2);
+        for page in [0x9000, 0x3000, 0x4000, 0x2000] {
+            slot.pin(range(page, page + 0xfff));
+        }
+        assert!(holds(&slot, 0x9000, 0x9000) && holds(&slot, 0x2000, 0x2000) && holds(&slot, 0x4fff, 0x4fff));
+        assert!(!holds(&slot, 0x5000, 0x8fff));
+        let held = slot.held(Scope::All);
+        slot.release();
+        assert!(held.is_some_and(|generation| generation != slot.generation()));
+        assert!(slot.held(Scope::All).is_none() && !holds(&slot, 0, u64::MAX));
+        let quiet = slot.generation();
+        slot.release();
+        assert_eq!(slot.generation(), quiet, "nothing was held");
+    }
+}
