@@ -54,24 +54,25 @@ struct Translation {
 pub struct Dma {
     ram: Arc<GuestRam>,
     translation: Option<Translation>,
-    /// Of the next window of a device outside the IOMMU; steps with the snapshot.
+    /// Of the next window, but for its generation; steps with the snapshot.
     moment: Moment,
     coalescing: bool,
 }
 
-/// How long a pointer that a window gave is good: for the windows of one moment. Behind the IOMMU each window is a moment of
-/// its own, outside it a moment lasts as long as the snapshot of guest RAM. No two workers share one.
+/// How long a pointer that a window gave is good: for the windows of one moment. It lasts as long as the snapshot of guest
+/// RAM, and behind the IOMMU no longer than until something is taken away from the endpoint. No two workers share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     dma: u64,
-    number: u64,
+    snapshot: u64,
+    generation: u64,
 }
 
 impl Moment {
     /// The first one of a new worker.
     fn first() -> Self {
         static WORKERS: AtomicU64 = AtomicU64::new(0);
-        Self { dma: WORKERS.fetch_add(1, Ordering::Relaxed), number: 0 }
+        Self { dma: WORKERS.fetch_add(1, Ordering::Relaxed), snapshot: 0, generation: 0 }
     }
 }
 
@@ -92,7 +93,7 @@ impl Dma {
     /// Uses `ram` from now on. The caller makes sure that no segment of the old snapshot is in use.
     pub fn set_memory(&mut self, ram: Arc<GuestRam>) {
         self.ram = ram;
-        self.moment.number += 1;
+        self.moment.snapshot += 1;
     }
 
     /// Whether [`Window::pin_segments`] joins neighbouring pages, as it does unless told otherwise.
@@ -109,7 +110,8 @@ impl Dma {
             None => Window { ram, table: None, moment: *moment, coalescing },
             Some(Translation { port, pins }) => {
                 let epoch = port.enter();
-                let moment = Moment { dma: moment.dma, number: epoch.number() };
+                // Before anything is translated.
+                let moment = Moment { generation: epoch.generation(), ..*moment };
                 Window { ram, table: Some((epoch, &*pins)), moment, coalescing }
             }
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use client::{Client, Cut, ROOT};
 use virtio_9p::synthetic::{Directory, File, Synthetic};
 use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};
-use virtio_9p::{Errno, Options, Server, limits};
+use virtio_9p::{Errno, FileSystem, Options, Patience, Server, Work, limits};
 
 fn connect(root: Directory) -> Client<Synthetic> {
     let server = Server::new(Synthetic::new(root), Options::default());
@@ -38,6 +38,13 @@ fn content_is_made_at_open_and_stays() {
     let found = client.getattr(Fid(2)).unwrap();
     assert_eq!((found.mode, found.size, found.nlink), (0o100_444, 9, 1));
     assert_eq!(found.qid.version, 0, "not to be cached");
+}
+
+/// A closure may wait for whoever else holds a lock of its program: nobody else's memory is held meanwhile.
+#[test]
+fn a_closure_is_not_called_where_nothing_may_wait() {
+    let tree = Synthetic::new(Directory::new().with("file", File::of(|| panic!("was called"))));
+    assert!(tree.needs(Work::Names) > Patience::None);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Where the three parts of a ring are in this process, so that its words are reached by pointer.
 //!
-//! Outside the IOMMU a part is looked for once in each snapshot of guest RAM; behind it once in each window, since at the
-//! next one it may be unmapped.
+//! A part is looked for once in each snapshot of guest RAM, and behind the IOMMU once more whenever something was taken away
+//! from the endpoint, which may have been the part.
 
 use std::cell::Cell;
 

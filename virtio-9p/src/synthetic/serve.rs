@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::tree::{Directory, Item};
 use crate::errno::Errno;
-use crate::fs::{Attach, Entry, FileSystem, Opened, SetAttr};
+use crate::fs::{Attach, Entry, FileSystem, Opened, Patience, SetAttr, Work};
 use crate::limits::MAX_SYNTHETIC_BYTES;
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
@@ -146,6 +146,11 @@ impl FileSystem for Synthetic {
             fsid: 0,
             namelen: 255,
         })
+    }
+
+    /// A closure may wait for a lock of its program.
+    fn needs(&self, _: Work) -> Patience {
+        Patience::Disk
     }
 
     fn open(&self, node: &SyntheticNode, flags: OpenFlags) -> Result<Opened<SyntheticHandle>, Errno> {

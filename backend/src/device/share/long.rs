@@ -22,9 +22,9 @@ impl<F: FileSystem> ShareDevice<F> {
         let on_disk = self.core.server.file_system().needs(Work::Names) == Patience::Disk;
         let mut start = [0; COUNTED];
         match place {
-            // It moves much, and an UNMAP of its pages waits for it.
-            Place::Guest if self.is_translated() => return true,
             _ if chain.readable_len().max(chain.writable_len()) <= SHORT && !on_disk => return false,
+            // It may move much, and an UNMAP of its pages waits for it.
+            Place::Guest if self.is_translated() => return true,
             // What cannot be read is refused soon.
             Place::Guest => _ = chain.copy_in(&worker.dma.enter(), &mut start),
             Place::Copy => start.iter_mut().zip(&worker.hand.request).for_each(|(byte, read)| *byte = *read),

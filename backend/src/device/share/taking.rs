@@ -1,14 +1,15 @@
 //! From the ring to a request: where its bytes are while the server works on it.
 //!
 //! A device outside the IOMMU hands the guest's own pages to the server: nobody can take them away while a request is in
-//! hand. Behind the IOMMU a guest may unmap at any moment, and an UNMAP must not wait for a file system. So there a short
-//! request is copied, with room for its reply, and holds nothing; a read or write of much data is pinned, but only for a
-//! call that cannot wait.
+//! hand. Behind the IOMMU a guest may unmap at any moment, and an UNMAP must not wait for what waits itself. So there pages
+//! are pinned for a call that cannot wait, and only an UNMAP of these very pages waits for it: for every request where the
+//! file system keeps all in memory, else for a read or write of much data. Any other request is copied, with room for its
+//! reply, and holds nothing.
 
 use iommu_calgary::Access;
 use virtio_9p::limits::MAX_HEAD;
 use virtio_9p::wire::MessageType;
-use virtio_9p::{FileSystem, Segment};
+use virtio_9p::{FileSystem, Patience, Segment, Work};
 
 use super::claims::{Claims, HEAD};
 use super::{ShareDevice, Worker};
@@ -16,8 +17,8 @@ use crate::dma::{DmaFault, Window};
 use crate::memory::host_len;
 use crate::ring::{Buffer, Chain, ChainError, RingError};
 
-/// Most bytes of a request, and of the room for its reply, that are rather copied than pinned: all requests of Linux but
-/// those that move data, with their room, and reads and writes of a page.
+/// Most bytes of a request, and of the room for its reply, that are rather copied than pinned where files are on a disk: all
+/// requests of Linux but those that move data, with their room, and reads and writes of a page.
 pub(super) const SHORT: u64 = 8192;
 /// Most memory pieces of one direction of a request: what one `preadv2` takes.
 const MAX_SEGMENTS: usize = 1024;
@@ -113,7 +114,7 @@ impl<F: FileSystem> ShareDevice<F> {
 
     /// Finds out where the request in hand can be worked on, and puts it there.
     fn place(&self, window: &Window<'_>, hand: &mut Hand) -> Result<Place, DmaFault> {
-        if !self.zero_copy || self.is_translated() && !moves_much(window, &hand.chain)? {
+        if !self.zero_copy || self.is_translated() && !self.never_waits() && !moves_much(window, &hand.chain)? {
             hand.copy_in(window, self.copy_limit())?;
             return Ok(Place::Copy);
         }
@@ -121,6 +122,11 @@ impl<F: FileSystem> ShareDevice<F> {
         pin(window, &hand.chain.readable, limit, Access::Read, &mut hand.readable)?;
         pin(window, &hand.chain.writable, limit, Access::Write, &mut hand.writable)?;
         Ok(Place::Guest)
+    }
+
+    /// Whether the file system waits for nothing but memory and processors.
+    fn never_waits(&self) -> bool {
+        self.core.server.file_system().needs(Work::Names) == Patience::None
     }
 
     /// Lets go of the guest's pages, and copies the request.
