@@ -8,7 +8,7 @@
 //! Three messages end with file data ([`Twrite`], [`Rread`], [`Rreaddir`]): their structs cover the part before the data,
 //! and [`Message::payload_len`] tells how many bytes follow it.
 //!
-//! Fields at the end that 9P2000.u added are an `Option`, absent in 9P2000; [`Request::parse`] insists on the right form.
+//! Fields at the end that 9P2000.u added are an `Option`, absent in 9P2000; [`Message::parse_in`] insists on the right form.
 //!
 //! Layouts follow Plan 9's section 5 manual pages and the 9P2000.L description in diod's `protocol.md`; numbers and flag
 //! values are those of Linux `include/net/9p/9p.h`.
