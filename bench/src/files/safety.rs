@@ -24,40 +24,36 @@ impl Safety {
     pub(crate) const ALL: [Self; 6] =
         [Self::Off, Self::Passthrough, Self::Kept, Self::Lazy, Self::StrictTogether, Self::Strict];
 
-    /// The daemon's name in reports, with this.
-    pub(crate) const fn own_name(self) -> &'static str {
-        match self {
-            Self::Off => "calgaryd",
-            Self::Passthrough => "calgaryd passthrough",
-            Self::Kept => "calgaryd kept",
-            Self::Lazy => "calgaryd lazy",
-            Self::StrictTogether => "calgaryd strict, one kick",
-            Self::Strict => "calgaryd strict",
+    /// What the column of this is called, and the names in reports of the daemon and of QEMU with this.
+    const fn names(self) -> [&'static str; 3] {
+        macro_rules! names {
+            ($title:literal) => {
+                [$title, concat!("calgaryd ", $title), concat!("QEMU ", $title)]
+            };
         }
-    }
-
-    /// QEMU's name in reports, with this.
-    pub(crate) const fn qemu_name(self) -> &'static str {
         match self {
-            Self::Off => "QEMU",
-            Self::Passthrough => "QEMU passthrough",
-            Self::Kept => "QEMU kept",
-            Self::Lazy => "QEMU lazy",
-            Self::StrictTogether => "QEMU strict, one kick",
-            Self::Strict => "QEMU strict",
+            Self::Off => ["off", "calgaryd", "QEMU"],
+            Self::Passthrough => names!("passthrough"),
+            Self::Kept => names!("kept"),
+            Self::Lazy => names!("lazy"),
+            Self::StrictTogether => names!("strict, one kick"),
+            Self::Strict => names!("strict"),
         }
     }
 
     /// What the column of this is called.
     pub(crate) const fn title(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Passthrough => "passthrough",
-            Self::Kept => "kept",
-            Self::Lazy => "lazy",
-            Self::StrictTogether => "strict, one kick",
-            Self::Strict => "strict",
-        }
+        self.names()[0]
+    }
+
+    /// The daemon's name in reports, with this.
+    pub(crate) const fn own_name(self) -> &'static str {
+        self.names()[1]
+    }
+
+    /// QEMU's name in reports, with this.
+    pub(crate) const fn qemu_name(self) -> &'static str {
+        self.names()[2]
     }
 
     /// When the client maps, if it does.

@@ -100,15 +100,33 @@ pub struct SideCore {
 
 struct State {
     roles: Roles,
-    members: Vec<Weak<dyn Member>>,
+    members: Members,
     poller: Poller,
+}
+
+/// The devices by number; one that is gone is asleep.
+#[derive(Default)]
+struct Members(Vec<Weak<dyn Member>>);
+
+impl Members {
+    fn get(&self, number: usize) -> Option<Arc<dyn Member>> {
+        self.0.get(number).and_then(Weak::upgrade)
+    }
+
+    fn rearm(&self, number: usize, asleep: bool) -> Rearmed {
+        self.get(number).map_or(Rearmed::Asleep, |member| member.rearm(asleep))
+    }
+
+    fn rouse(&self, number: usize) {
+        self.get(number).into_iter().for_each(|member| member.rouse());
+    }
 }
 
 impl SideCore {
     /// A side core that polls as `policy` says.
     #[must_use]
     pub fn new(policy: PollPolicy) -> Arc<Self> {
-        let state = State { roles: Roles::default(), members: Vec::new(), poller: Poller::new(policy) };
+        let state = State { roles: Roles::default(), members: Members::default(), poller: Poller::new(policy) };
         Arc::new(Self { state: Mutex::new(state), changes: AtomicU64::new(0), members: AtomicUsize::new(0) })
     }
 
@@ -121,12 +139,6 @@ impl SideCore {
         self.changes.fetch_add(1, Ordering::Relaxed);
         // Rule 4.
         fence(Ordering::SeqCst);
-    }
-}
-
-impl State {
-    fn member(&self, number: usize) -> Option<Arc<dyn Member>> {
-        self.members.get(number).and_then(Weak::upgrade)
     }
 }
 
@@ -144,8 +156,8 @@ impl Seat {
     pub(super) fn new(core: &Arc<SideCore>, member: Weak<dyn Member>, may_take_long: bool) -> Self {
         let mut state = core.state();
         let number = state.roles.add(may_take_long);
-        state.members.push(member);
-        core.members.store(state.members.len(), Ordering::Relaxed);
+        state.members.0.push(member);
+        core.members.store(state.members.0.len(), Ordering::Relaxed);
         drop(state);
         Self { core: Arc::clone(core), number, visitor: AtomicUsize::new(0) }
     }
@@ -208,11 +220,9 @@ impl Seat {
         let me = self.visitor.load(Ordering::Relaxed) - 1;
         let State { roles, members, .. } = &mut *core.state();
         core.note_change();
-        let member = |number: usize| members.get(number).and_then(Weak::upgrade);
-        let rearm = |number| member(number).map_or(Rearmed::Asleep, |member| member.rearm(false));
-        let rouse = |number| member(number).into_iter().for_each(|member| member.rouse());
+        let (rearm, rouse) = (|number| members.rearm(number, false), |number| members.rouse(number));
         if roles.release(me, self.number, rearm, rouse) && me != self.number {
-            rouse(self.number);
+            members.rouse(self.number);
         }
     }
 }
@@ -294,9 +304,18 @@ impl<'a> Watch<'a> {
     }
 
     /// The rings that were looked at.
-    fn mine(&self) -> impl Iterator<Item = usize> + use<> {
-        let others: Vec<usize> = self.others.iter().map(|(number, _)| *number).collect();
-        std::iter::once(self.me).chain(others)
+    fn mine(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.me).chain(self.others.iter().map(|(number, _)| *number))
+    }
+
+    /// Asks for the kicks of a ring, as nobody will look at it. The own device need not be among `members`: one that is used
+    /// alone is not.
+    fn rearm(&self, members: &Members, number: usize) -> Rearmed {
+        if number == self.me { self.own.rearm(true) } else { members.rearm(number, true) }
+    }
+
+    fn rouse(&self, members: &Members, number: usize) {
+        if number == self.me { self.own.rouse() } else { members.rouse(number) }
     }
 
     /// Looks at the roles again: whether this thread polls on, and for whom.
@@ -312,7 +331,7 @@ impl<'a> Watch<'a> {
         }
         self.seen = self.core.changes.load(Ordering::Relaxed);
         let numbers = state.roles.watched().filter(|number| *number != self.me);
-        self.others = numbers.filter_map(|number| Some((number, state.member(number)?))).collect();
+        self.others = numbers.filter_map(|number| Some((number, state.members.get(number)?))).collect();
         if !was_poller {
             self.others.iter().for_each(|(_, member)| member.suppress());
         }
@@ -326,12 +345,7 @@ impl<'a> Watch<'a> {
         }
         self.core.note_change();
         self.seen += 1;
-        let (me, own) = (self.me, self.own);
-        let resigned = roles.resign(me, |number| match members.get(number).and_then(Weak::upgrade) {
-            _ if number == me => own.rearm(true),
-            Some(member) => member.rearm(true),
-            None => Rearmed::Asleep,
-        });
+        let resigned = roles.resign(self.me, |number| self.rearm(members, number));
         if resigned == Resigned::Asleep {
             poller.sleeping();
         }
@@ -347,19 +361,8 @@ impl Drop for Watch<'_> {
         }
         let State { roles, members, poller } = &mut *self.core.state();
         self.core.note_change();
-        let member = |number: usize| members.get(number).and_then(Weak::upgrade);
-        let (me, own) = (self.me, self.own);
-        let rearm = |number| match member(number) {
-            _ if number == me => own.rearm(true),
-            Some(member) => member.rearm(true),
-            None => Rearmed::Asleep,
-        };
-        let rouse = |number| match member(number) {
-            _ if number == me => own.rouse(),
-            Some(member) => member.rouse(),
-            None => {}
-        };
-        roles.leave(me, self.mine(), rearm, rouse);
+        let (rearm, rouse) = (|number| self.rearm(members, number), |number| self.rouse(members, number));
+        roles.leave(self.me, self.mine(), rearm, rouse);
         poller.sleeping();
     }
 }
