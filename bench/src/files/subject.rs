@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 use super::work::Work;
 use crate::failure::Failure;
 
+/// Requests that can be out at once.
+pub(super) const SLOTS: usize = 32;
+/// Bytes of file data that each of them has room for.
+pub(super) const ROOM: usize = 500 << 10;
+
 /// What operations took.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Times {

@@ -8,21 +8,17 @@ use calgary_tests::guest::queue::{IndirectTable, RingBytes, RingPlacement, Segme
 use calgary_tests::guest::transport::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, TransportError};
 use calgary_tests::guest::{GuestMemory, PageBuffer, SplitQueue, Transport, VhostUserDevice, VirtQueue, Waiting};
 
+use super::super::subject::{ROOM, SLOTS};
 use super::wire::{OUT_HEADER, Op};
 use crate::failure::Failure;
 use crate::peers::{Server, Virtiofsd};
 
-/// Requests that can be out at once.
-pub(super) const SLOTS: usize = 32;
 /// Entries of both rings.
 const RING: u16 = 128;
 /// The queue of ordinary requests; queue 0 is for urgent ones.
 const REQUEST_QUEUE: usize = 1;
 /// A slot's own page: the request, the reply without data, and on the next page the descriptors.
 const REPLY_OFFSET: u64 = 2048;
-
-/// Bytes of file data that a slot has room for.
-pub(super) const ROOM: usize = 500 << 10;
 
 /// The device and its requests.
 #[derive(Debug)]

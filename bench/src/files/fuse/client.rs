@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::subject::{Places, Subject, Times};
+use super::super::subject::{Places, ROOM, SLOTS, Subject, Times};
 use super::super::tree::{self, Tree};
 use super::super::work::{SMALL, Work};
-use super::channel::{Channel, ROOM, Reply, SLOTS};
+use super::channel::{Channel, Reply};
 use super::wire::{ENTRY, Op, ROOT, field};
 use crate::failure::Failure;
 use crate::peers::Virtiofsd;

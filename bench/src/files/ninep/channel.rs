@@ -7,12 +7,7 @@ use calgary_tests::guest::ninep::{Decoder, Reply, message};
 use super::message::Op;
 use crate::failure::Failure;
 
-/// Requests that can be out at once.
-pub(super) const SLOTS: usize = 32;
-/// Bytes of file data that a slot has room for.
-pub(super) const ROOM: usize = 500 << 10;
-
-/// A connection to a 9P server with [`SLOTS`] requests, each with a buffer for file data.
+/// A connection to a 9P server with several requests, each with a buffer for file data.
 pub(crate) trait Channel {
     /// The server's name in reports.
     fn name(&self) -> &'static str;

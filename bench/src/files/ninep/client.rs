@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use calgary_tests::guest::ninep::{Decoder, LINUX_MAX_MSIZE, Malformed, Qid, Reply};
 
-use super::super::subject::{Places, Subject, Times};
+use super::super::subject::{Places, ROOM, SLOTS, Subject, Times};
 use super::super::tree::{self, Tree};
 use super::super::work::{SMALL, Work};
-use super::channel::{Channel, ROOM, SLOTS};
+use super::channel::Channel;
 use super::message::{BASIC_ATTRIBUTES, Op};
 use crate::failure::Failure;
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use calgary_tests::guest::ninep::Reply;
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
-use super::channel::{Channel, ROOM, SLOTS, parse};
+use super::super::subject::{ROOM, SLOTS};
+use super::channel::{Channel, parse};
 use super::message::Op;
 use crate::failure::Failure;
 

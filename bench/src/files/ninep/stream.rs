@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use calgary_tests::guest::ninep::Reply;
 
-use super::channel::{Channel, ROOM, SLOTS, parse};
+use super::super::subject::{ROOM, SLOTS};
+use super::channel::{Channel, parse};
 use super::message::Op;
 use crate::failure::Failure;
 use crate::peers::Server;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use calgary_tests::guest::ninep::{Reply, Tag};
 use calgary_tests::guest::{ClientOptions, Iommu, NinepClient, PageBuffer, Waiting};
 
-use super::channel::{Channel, ROOM, SLOTS};
+use super::super::subject::{ROOM, SLOTS};
+use super::channel::Channel;
 use super::message::Op;
 use crate::failure::Failure;
 use crate::peers::Server;
