@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, openat, seek, statat, unlinkat};
 
-use super::subject::{Places, Subject, Times};
+use super::subject::{Places, Subject, Times, batches};
 use super::tree::{self, Tree};
 use super::work::{SMALL, Work};
 use crate::failure::Failure;
@@ -22,6 +22,8 @@ pub(super) struct Plain {
     root: OwnedFd,
     parent: OwnedFd,
     new: OwnedFd,
+    /// The way from the root to the small file.
+    way: String,
     directories: Vec<(u32, OwnedFd)>,
     data: File,
     target: File,
@@ -48,6 +50,7 @@ impl Plain {
             root: open("", path)?,
             parent: open(&tree::WAY[..2].join("/"), path)?,
             new: open(tree::NEW, path)?,
+            way: tree::WAY.join("/"),
             directories: listed.collect::<Result<_, Failure>>()?,
             data: open(tree::DATA, OFlags::RDONLY)?.into(),
             target: open(tree::TARGET, OFlags::RDWR)?.into(),
@@ -59,14 +62,26 @@ impl Plain {
         })
     }
 
-    fn once(&mut self, work: Work) -> Result<(), Failure> {
+    /// What the next operation needs: its place in a file, or the name of a new one.
+    fn next(&mut self, work: Work) -> (u64, String) {
+        match work {
+            Work::Create => {
+                self.made += 1;
+                (0, format!("plain-{}", self.made))
+            }
+            Work::Read(bytes) | Work::Write(bytes) => (self.places.next(bytes, tree::FILE_BYTES), String::new()),
+            _ => (0, String::new()),
+        }
+    }
+
+    fn once(&mut self, work: Work, offset: u64, name: &str) -> Result<(), Failure> {
         match work {
             Work::Getattr => {
                 let size = statat(&self.parent, tree::WAY[2], AtFlags::empty()).map_err(system)?.st_size;
                 check_size(size)
             }
             Work::Walk => {
-                let size = statat(&self.root, tree::WAY.join("/"), AtFlags::empty()).map_err(system)?.st_size;
+                let size = statat(&self.root, self.way.as_str(), AtFlags::empty()).map_err(system)?.st_size;
                 check_size(size)
             }
             Work::OpenRead => {
@@ -75,22 +90,16 @@ impl Plain {
                 read(&file, &mut self.buffer, 0, SMALL)
             }
             Work::Create => {
-                self.made += 1;
-                let name = format!("plain-{}", self.made);
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let mode = Mode::RUSR | Mode::WUSR;
-                let file = File::from(openat(&self.new, &name, flags, mode).map_err(system)?);
+                let file = File::from(openat(&self.new, name, flags, mode).map_err(system)?);
                 file.write_all_at(&self.buffer[..4096], 0).map_err(system)?;
-                unlinkat(&self.new, &name, AtFlags::empty()).map_err(system)
+                unlinkat(&self.new, name, AtFlags::empty()).map_err(system)
             }
             Work::Readdir(entries) => self.readdir(entries),
             Work::Fsync => self.target.sync_all().map_err(system),
-            Work::Read(bytes) => {
-                let offset = self.places.next(bytes, tree::FILE_BYTES);
-                read(&self.data, &mut self.buffer, offset, bytes)
-            }
+            Work::Read(bytes) => read(&self.data, &mut self.buffer, offset, bytes),
             Work::Write(bytes) => {
-                let offset = self.places.next(bytes, tree::FILE_BYTES);
                 let length = usize::try_from(bytes).unwrap_or(0);
                 self.target.write_all_at(&self.buffer[..length], offset).map_err(system)
             }
@@ -142,13 +151,14 @@ impl Subject for Plain {
     }
 
     fn run(&mut self, work: Work, _depth: u16, operations: u64, times: &mut Times) -> Result<(), Failure> {
-        let before = times.wall;
-        for _ in 0..operations {
+        for count in batches(work, operations) {
+            let next: Vec<_> = (0..count).map(|_| self.next(work)).collect();
             let start = Instant::now();
-            self.once(work)?;
-            times.ended(start);
+            next.iter().try_for_each(|(offset, name)| self.once(work, *offset, name))?;
+            let time = start.elapsed();
+            times.wall += time;
+            self.busy += time;
         }
-        self.busy += times.wall - before;
         Ok(())
     }
 

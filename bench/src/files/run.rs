@@ -96,7 +96,7 @@ pub(crate) struct FilePoint {
     pub(crate) wall: Figure,
     /// Nanoseconds of server processor time per operation.
     pub(crate) cpu: Figure,
-    /// Nanoseconds that 50, 90, 99, 99.9 and 100 % of the operations stay below; at depth 1 only.
+    /// Nanoseconds that 50, 90, 99, 99.9 and 100 % of the operations stay below; of processes at depth 1 only.
     pub(crate) latency: Option<[f64; PERCENTILES.len()]>,
 }
 

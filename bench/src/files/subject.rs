@@ -10,12 +10,18 @@ pub(super) const SLOTS: usize = 32;
 /// Bytes of file data that each of them has room for.
 pub(super) const ROOM: usize = 500 << 10;
 
+/// Most operations in this process between two looks at the clock.
+const BATCH: usize = 16;
+/// Most bytes of file data of such operations: they should fit the nearer caches.
+const BATCH_BYTES: u64 = 64 << 10;
+
 /// What operations took.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Times {
-    /// The time of all, without the check of file data where one operation runs at a time.
+    /// The time of all, without the check of file data where one operation runs at a time. In this process the time inside
+    /// the calls.
     pub(super) wall: Duration,
-    /// Each one's nanoseconds, where one operation runs at a time.
+    /// Each one's nanoseconds, where one operation of another process runs at a time.
     pub(super) each: Vec<f64>,
 }
 
@@ -26,6 +32,19 @@ impl Times {
         self.wall += time;
         self.each.push(time.as_secs_f64() * 1e9);
     }
+}
+
+/// So many operations in this process, as numbers of those that are timed together: two looks at the clock take 50 ns, and
+/// the shortest operation takes 350.
+pub(super) fn batches(work: Work, operations: u64) -> impl Iterator<Item = usize> {
+    let fitting = BATCH_BYTES.checked_div(work.bytes()).and_then(|count| usize::try_from(count).ok());
+    let batch = fitting.unwrap_or(BATCH).clamp(1, BATCH);
+    let mut left = usize::try_from(operations).unwrap_or(usize::MAX);
+    std::iter::from_fn(move || {
+        let count = left.min(batch);
+        left -= count;
+        (count > 0).then_some(count)
+    })
 }
 
 /// A server that can be given work.
@@ -100,5 +119,18 @@ impl Places {
                 return offset;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_all_operations_and_hold_little_data() {
+        assert_eq!(batches(Work::Getattr, 35).collect::<Vec<_>>(), [16, 16, 3]);
+        assert_eq!(batches(Work::Read(16 << 10), 5).collect::<Vec<_>>(), [4, 1]);
+        assert_eq!(batches(Work::Write(500 << 10), 2).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(batches(Work::Fsync, 0).count(), 0);
     }
 }

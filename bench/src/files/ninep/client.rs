@@ -5,29 +5,15 @@ use std::time::{Duration, Instant};
 
 use calgary_tests::guest::ninep::{Decoder, LINUX_MAX_MSIZE, Malformed, Qid, Reply};
 
-use super::super::subject::{Places, ROOM, SLOTS, Subject, Times};
+use super::super::subject::{Places, ROOM, SLOTS, Subject, Times, batches};
 use super::super::tree::{self, Tree};
 use super::super::work::{SMALL, Work};
 use super::channel::Channel;
 use super::message::{BASIC_ATTRIBUTES, Op};
+use super::operation::{
+    DATA, FILE, FIRST_DIRECTORY, NEW, O_DIRECTORY, O_RDONLY, O_RDWR, Operation, PARENT, ROOT, TARGET,
+};
 use crate::failure::Failure;
-
-/// Fids.
-const ROOT: u32 = 0;
-const DATA: u32 = 1;
-const TARGET: u32 = 2;
-const PARENT: u32 = 3;
-const NEW: u32 = 4;
-const FILE: u32 = 5;
-const FIRST_DIRECTORY: u32 = 10;
-const TEMPORARY: u32 = 100;
-
-/// `open` flags as 9P2000.L numbers them.
-const O_RDONLY: u32 = 0;
-const O_RDWR: u32 = 2;
-const O_CREAT: u32 = 0o100;
-const O_EXCL: u32 = 0o200;
-const O_DIRECTORY: u32 = 0o200_000;
 
 /// Bytes of a reply or request besides its data, as clients reckon.
 const IO_HEADER: u32 = 24;
@@ -132,36 +118,32 @@ impl<C: Channel> NinepSubject<C> {
         self.decode(reply, |_| Ok(()))
     }
 
-    /// Walks from `fid`; the last qid.
-    fn walk(&mut self, fid: u32, new_fid: u32, names: &[&[u8]]) -> Result<Qid, Failure> {
-        let reply = self.call(&Op::Walk { fid, new_fid, names })?;
-        let qids: Vec<Qid> = self.decode(&reply, |d| (0..d.u16()?).map(|_| d.qid()).collect())?;
-        if qids.len() == names.len() {
+    /// The last qid of a walk of so many names, if there are any.
+    fn qids(&self, reply: &Reply, names: usize) -> Result<Qid, Failure> {
+        let qids: Vec<Qid> = self.decode(reply, |d| (0..d.u16()?).map(|_| d.qid()).collect())?;
+        if qids.len() == names {
             Ok(qids.last().copied().unwrap_or_default())
         } else {
-            Err(self.wrong(format!("{} qids for {} names", qids.len(), names.len())))
+            Err(self.wrong(format!("{} qids for {names} names", qids.len())))
         }
     }
 
-    fn open_fid(&mut self, fid: u32, flags: u32) -> Result<Qid, Failure> {
-        let reply = self.call(&Op::Open { fid, flags })?;
-        self.decode(&reply, |d| Ok((d.qid()?, d.u32()?))).map(|(qid, _)| qid)
+    /// The qid of a file that was opened or created.
+    fn opened(&self, reply: &Reply) -> Result<Qid, Failure> {
+        self.decode(reply, |d| Ok((d.qid()?, d.u32()?))).map(|(qid, _)| qid)
     }
 
     fn find(&mut self, fid: u32, names: &[&str], flags: Option<u32>) -> Result<Qid, Failure> {
         let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
-        let qid = self.walk(ROOT, fid, &names)?;
-        if let Some(flags) = flags
-            && self.open_fid(fid, flags)?.path != qid.path
-        {
-            return Err(self.wrong("another file was opened than was found"));
+        let walk = self.call(&Op::Walk { fid: ROOT, new_fid: fid, names: &names })?;
+        let qid = self.qids(&walk, names.len())?;
+        if let Some(flags) = flags {
+            let open = self.call(&Op::Open { fid, flags })?;
+            if self.opened(&open)?.path != qid.path {
+                return Err(self.wrong("another file was opened than was found"));
+            }
         }
         Ok(qid)
-    }
-
-    fn clunk(&mut self, fid: u32) -> Result<(), Failure> {
-        let reply = self.call(&Op::Clunk { fid })?;
-        self.nothing(&reply)
     }
 
     /// Checks that the attributes are those of the small file.
@@ -224,80 +206,100 @@ impl<C: Channel> NinepSubject<C> {
         Ok(())
     }
 
-    /// One operation of several messages, or of one, with nothing else out.
-    fn once(&mut self, work: Work, times: &mut Times) -> Result<(), Failure> {
+    /// The next operation, whose messages begin with the one in `slot`.
+    fn next(&mut self, work: Work, slot: usize) -> Result<Operation, Failure> {
+        let mut operation = Operation { work, offset: 0, name: String::new() };
         match work {
-            Work::Getattr => {
-                let start = Instant::now();
-                let reply = self.call(&Op::Getattr { fid: FILE })?;
-                times.ended(start);
-                self.check_attributes(&reply)
-            }
-            Work::Walk => {
-                let names = tree::WAY.map(str::as_bytes);
-                let start = Instant::now();
-                let qid = self.walk(ROOT, TEMPORARY, &names)?;
-                let reply = self.call(&Op::Getattr { fid: TEMPORARY })?;
-                self.clunk(TEMPORARY)?;
-                times.ended(start);
-                self.check_same(qid)?;
-                self.check_attributes(&reply)
-            }
-            Work::OpenRead => {
-                let name = tree::WAY[2].as_bytes();
-                let start = Instant::now();
-                let qid = self.walk(PARENT, TEMPORARY, &[name])?;
-                self.open_fid(TEMPORARY, O_RDONLY)?;
-                let reply = self.call(&Op::Read { fid: TEMPORARY, offset: 0, bytes: SMALL })?;
-                self.clunk(TEMPORARY)?;
-                times.ended(start);
-                self.check_same(qid)?;
-                self.check_read(&reply, 0, 0, SMALL)
-            }
             Work::Create => {
                 self.made += 1;
-                let name = format!("new-{}", self.made);
-                let start = Instant::now();
-                self.walk(NEW, TEMPORARY, &[])?;
-                let flags = O_RDWR | O_CREAT | O_EXCL;
-                let reply = self.call(&Op::Create { fid: TEMPORARY, name: name.as_bytes(), flags })?;
-                self.decode(&reply, |d| Ok((d.qid()?, d.u32()?)))?;
-                let reply = self.call(&Op::Write { fid: TEMPORARY, offset: 0, bytes: SMALL })?;
-                self.check_count(&reply, SMALL)?;
-                if self.channel.removes_by_name() {
-                    let reply = self.call(&Op::Unlink { directory: NEW, name: name.as_bytes() })?;
-                    self.nothing(&reply)?;
-                    self.clunk(TEMPORARY)?;
-                } else {
-                    let reply = self.call(&Op::Remove { fid: TEMPORARY })?;
-                    self.nothing(&reply)?;
-                }
-                times.ended(start);
-                Ok(())
+                operation.name = format!("new-{}", self.made);
             }
-            Work::Readdir(entries) => self.readdir(entries, times),
-            Work::Fsync => {
-                let start = Instant::now();
-                let reply = self.call(&Op::Fsync { fid: TARGET })?;
-                times.ended(start);
-                self.nothing(&reply)
-            }
-            Work::Read(bytes) => {
-                let offset = self.places.next(bytes, tree::FILE_BYTES);
-                let start = Instant::now();
-                let reply = self.call(&Op::Read { fid: DATA, offset, bytes })?;
-                times.ended(start);
-                self.check_read(&reply, 0, offset, bytes)
-            }
+            Work::Read(bytes) => operation.offset = self.places.next(bytes, tree::FILE_BYTES),
             Work::Write(bytes) => {
-                let offset = self.places.next(bytes, tree::FILE_BYTES);
-                self.stamp(0, offset, bytes)?;
-                let start = Instant::now();
-                let reply = self.call(&Op::Write { fid: TARGET, offset, bytes })?;
-                times.ended(start);
-                self.check_count(&reply, bytes)
+                operation.offset = self.places.next(bytes, tree::FILE_BYTES);
+                self.stamp(slot, operation.offset, bytes)?;
             }
+            _ => {}
         }
+        Ok(operation)
+    }
+
+    /// One operation, each message sent when the one before is answered.
+    fn once(&mut self, work: Work, times: &mut Times) -> Result<(), Failure> {
+        let operation = self.next(work, 0)?;
+        let messages = operation.messages(self.channel.removes_by_name());
+        let mut replies = Vec::with_capacity(messages.len());
+        let start = Instant::now();
+        for (slot, message) in messages.iter().enumerate() {
+            self.channel.submit(slot, message)?;
+            self.channel.kick()?;
+            replies.push(self.channel.collect(slot)?);
+        }
+        times.ended(start);
+        self.check(&operation, 0, &replies)
+    }
+
+    /// Some operations of a core in this process: all messages are there before the first is answered, and all are answered
+    /// before the first answer is looked at, so that no more than one look at the clock is in a figure, spread over all.
+    fn together(&mut self, work: Work, count: usize) -> Result<(), Failure> {
+        let by_name = self.channel.removes_by_name();
+        let mut operations = Vec::with_capacity(count);
+        let mut slot = 0;
+        for _ in 0..count {
+            let operation = self.next(work, slot)?;
+            let first = slot;
+            for message in operation.messages(by_name) {
+                self.channel.submit(slot, &message)?;
+                slot += 1;
+            }
+            operations.push((operation, first..slot));
+        }
+        self.channel.kick()?;
+        for (operation, slots) in operations {
+            let replies = slots.clone().map(|slot| self.channel.collect(slot)).collect::<Result<Vec<_>, _>>()?;
+            self.check(&operation, slots.start, &replies)?;
+        }
+        Ok(())
+    }
+
+    /// Checks all replies of an operation, whose messages were those in `slot` and the following.
+    fn check(&self, operation: &Operation, slot: usize, replies: &[Reply]) -> Result<(), Failure> {
+        match (operation.work, replies) {
+            (Work::Getattr, [attributes]) => self.check_attributes(attributes),
+            (Work::Walk, [walk, attributes, clunk]) => {
+                self.check_same(self.qids(walk, tree::WAY.len())?)?;
+                self.check_attributes(attributes)?;
+                self.nothing(clunk)
+            }
+            (Work::OpenRead, [walk, open, read, clunk]) => {
+                self.check_same(self.qids(walk, 1)?)?;
+                self.check_same(self.opened(open)?)?;
+                self.check_read(read, slot + 2, 0, SMALL)?;
+                self.nothing(clunk)
+            }
+            (Work::Create, [walk, create, write, ends @ ..]) => {
+                self.qids(walk, 0)?;
+                self.opened(create)?;
+                self.check_count(write, SMALL)?;
+                ends.iter().try_for_each(|end| self.nothing(end))
+            }
+            (Work::Fsync, [fsync]) => self.nothing(fsync),
+            (Work::Read(bytes), [read]) => self.check_read(read, slot, operation.offset, bytes),
+            (Work::Write(bytes), [write]) => self.check_count(write, bytes),
+            (work, replies) => Err(self.wrong(format!("{} replies to {work}", replies.len()))),
+        }
+    }
+
+    /// Operations of a core in this process, whose time is the time inside its calls.
+    fn run_in_process(&mut self, work: Work, operations: u64, times: &mut Times) -> Result<(), Failure> {
+        let before = self.channel.cpu()?;
+        if let Work::Readdir(entries) = work {
+            (0..operations).try_for_each(|_| self.readdir(entries, &mut Times::default()))?;
+        } else {
+            batches(work, operations).try_for_each(|count| self.together(work, count))?;
+        }
+        times.wall += self.channel.cpu()?.saturating_sub(before);
+        Ok(())
     }
 
     fn check_same(&self, qid: Qid) -> Result<(), Failure> {
@@ -430,10 +432,14 @@ impl<C: Channel> Subject for NinepSubject<C> {
 
     fn run(&mut self, work: Work, depth: u16, operations: u64, times: &mut Times) -> Result<(), Failure> {
         self.last_written = None;
-        if depth == 1 {
-            (0..operations).try_for_each(|_| self.once(work, times))?;
-        } else {
+        if !self.channel.is_process() {
+            self.run_in_process(work, operations, times)?;
+        } else if depth > 1 {
             self.many(work, usize::from(depth), operations, times)?;
+        } else if let Work::Readdir(entries) = work {
+            (0..operations).try_for_each(|_| self.readdir(entries, times))?;
+        } else {
+            (0..operations).try_for_each(|_| self.once(work, times))?;
         }
         match self.last_written {
             Some((offset, value)) => self.tree.check_written(self.channel.name(), offset, value),

@@ -1,7 +1,8 @@
 //! Server cores called as functions: no transport, no second processor.
 //!
-//! Their processor time is the time inside the call. File data in requests and in the replies of this project's core begins on
-//! a page, where a Linux guest puts it; the crate `p9` writes its replies into a `Vec`, by copies of its own.
+//! Their processor time is the time inside the call. Requests are put together before the clock runs and replies are taken
+//! apart after it; both cores get the same bytes in the same buffers, where file data begins on a page, as a Linux guest's
+//! does.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use calgary_tests::guest::ninep::Reply;
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
-use super::super::subject::{ROOM, SLOTS};
 use super::channel::{Channel, parse};
 use super::message::Op;
 use crate::failure::Failure;
@@ -22,63 +22,67 @@ const REPLY_HEAD: usize = 4096;
 const WRITE_HEAD: usize = 23;
 const READ_HEAD: usize = 11;
 
-/// Where in `buffer` a message starts whose data, behind `head` bytes, begins on a page.
-fn start_of<T>(buffer: &[T], head: usize) -> usize {
-    const PAGE: usize = 4096;
-    (PAGE - (buffer.as_ptr().addr() + head) % PAGE) % PAGE
+const PAGE: usize = 4096;
+
+/// A message in memory.
+#[derive(Debug, Default)]
+struct Room {
+    bytes: Vec<u8>,
+    /// Where the message begins, so that data behind its head begins on a page.
+    start: usize,
 }
 
-/// What both have: messages, replies, a stopwatch.
-#[derive(Debug)]
-struct Slots {
-    name: &'static str,
-    /// The request begins at `request_start`.
-    request: Vec<u8>,
-    request_start: usize,
-    data: Vec<Vec<u8>>,
-    replies: Vec<Option<Reply>>,
-    busy: Duration,
-}
-
-impl Slots {
-    fn new(name: &'static str) -> Self {
-        let mut request = Vec::with_capacity(ROOM + 2 * REPLY_HEAD);
-        let request_start = start_of(request.spare_capacity_mut(), WRITE_HEAD);
-        request.resize(request_start, 0);
-        Self {
-            name,
-            request,
-            request_start,
-            data: vec![vec![0; ROOM]; SLOTS],
-            replies: vec![None; SLOTS],
-            busy: Duration::ZERO,
+impl Room {
+    /// Makes room for a message with a head of `head` bytes before its data, and of so many bytes in all.
+    fn make(&mut self, head: usize, message: usize) {
+        if self.bytes.len() < self.start + message {
+            self.bytes = vec![0; message + PAGE];
+            self.start = (PAGE - (self.bytes.as_ptr().addr() + head) % PAGE) % PAGE;
         }
     }
+}
 
-    fn encode(&mut self, slot: usize, op: &Op<'_>) {
-        self.request.truncate(self.request_start);
-        op.encode(op.tag(slot), &self.data[slot][..op.sent()], &mut self.request);
-    }
+/// One request, its reply, and the file data of both.
+#[derive(Debug, Default)]
+struct Slot {
+    kind: u8,
+    tag: u16,
+    request: Room,
+    request_length: usize,
+    reply: Room,
+    /// Length of the reply, once it is there.
+    answered: Option<usize>,
+    data: Vec<u8>,
+}
 
-    fn answer(&mut self, slot: usize, op: &Op<'_>, reply: &[u8]) -> Result<(), Failure> {
-        let reply = parse(self.name, reply, op.kind(), op.tag(slot), &mut self.data[slot])?;
-        self.replies[slot] = Some(reply);
-        Ok(())
+impl Slot {
+    /// At least so many bytes of file data.
+    fn data(&mut self, length: usize) -> &mut [u8] {
+        if self.data.len() < length {
+            self.data.resize(length, 0);
+        }
+        &mut self.data
     }
 }
 
 /// A core that answers one request at a time.
 pub(crate) trait Core {
-    /// Answers `request` into `reply`; returns where in it the reply is.
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure>;
+    /// Its name in reports.
+    const NAME: &'static str;
+
+    /// Answers `request` at the start of `reply`; returns the length of the reply.
+    fn handle(&mut self, request: &mut [u8], reply: &mut [u8]) -> Result<usize, Failure>;
 }
 
 /// A channel to a core.
 #[derive(Debug)]
 pub(crate) struct InProcess<C> {
     core: C,
-    slots: Slots,
-    reply: Vec<u8>,
+    slots: Vec<Slot>,
+    /// What was submitted and not shown to the core yet.
+    waiting: Range<usize>,
+    encoded: Vec<u8>,
+    busy: Duration,
 }
 
 /// This project's server core.
@@ -86,9 +90,22 @@ pub(crate) type CoreChannel = InProcess<OwnCore>;
 /// crosvm's server, the crate `p9`.
 pub(crate) type P9Channel = InProcess<P9Core>;
 
+impl<C: Core> InProcess<C> {
+    fn of(core: C) -> Self {
+        Self { core, slots: Vec::new(), waiting: 0..0, encoded: Vec::new(), busy: Duration::ZERO }
+    }
+
+    fn slot(&mut self, slot: usize) -> &mut Slot {
+        if slot >= self.slots.len() {
+            self.slots.resize_with(slot + 1, Slot::default);
+        }
+        &mut self.slots[slot]
+    }
+}
+
 impl<C: Core> Channel for InProcess<C> {
     fn name(&self) -> &'static str {
-        self.slots.name
+        C::NAME
     }
 
     fn removes_by_name(&self) -> bool {
@@ -99,75 +116,87 @@ impl<C: Core> Channel for InProcess<C> {
         false
     }
 
+    /// Slots come in order until they are shown to the core.
     fn submit(&mut self, slot: usize, op: &Op<'_>) -> Result<(), Failure> {
-        self.slots.encode(slot, op);
-        let start = Instant::now();
-        let request = &mut self.slots.request[self.slots.request_start..];
-        let place = self.core.handle(request, &mut self.reply)?;
-        self.slots.busy += start.elapsed();
-        self.slots.answer(slot, op, &self.reply[place])
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
+        let to = self.slot(slot);
+        op.encode(op.tag(slot), &to.data(op.sent())[..op.sent()], &mut encoded);
+        to.request.make(WRITE_HEAD, encoded.len());
+        to.request.bytes[to.request.start..][..encoded.len()].copy_from_slice(&encoded);
+        to.reply.make(READ_HEAD, op.received() + REPLY_HEAD);
+        (to.kind, to.tag, to.request_length, to.answered) = (op.kind(), op.tag(slot), encoded.len(), None);
+        self.encoded = encoded;
+        self.waiting = if self.waiting.is_empty() { slot..slot + 1 } else { self.waiting.start..slot + 1 };
+        Ok(())
     }
 
+    /// Has all that was submitted answered, by one look at the clock before and one after.
     fn kick(&mut self) -> Result<(), Failure> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let start = Instant::now();
+        for slot in &mut self.slots[waiting] {
+            let request = &mut slot.request.bytes[slot.request.start..][..slot.request_length];
+            slot.answered = Some(self.core.handle(request, &mut slot.reply.bytes[slot.reply.start..])?);
+        }
+        self.busy += start.elapsed();
         Ok(())
     }
 
     fn is_done(&mut self, slot: usize) -> Result<bool, Failure> {
-        Ok(self.slots.replies[slot].is_some())
+        Ok(self.slot(slot).answered.is_some())
     }
 
     fn collect(&mut self, slot: usize) -> Result<Reply, Failure> {
-        let name = self.slots.name;
-        self.slots.replies[slot].take().ok_or_else(|| Failure::wrong(name, "no request is out"))
+        let from = self.slot(slot);
+        let length = from.answered.take().ok_or_else(|| Failure::wrong(C::NAME, "no request is out"))?;
+        let reply = &from.reply.bytes[from.reply.start..][..length];
+        if from.data.len() < length {
+            from.data.resize(length, 0);
+        }
+        parse(C::NAME, reply, from.kind, from.tag, &mut from.data)
     }
 
     fn fill(&mut self, slot: usize, at: usize, bytes: &[u8]) -> Result<(), Failure> {
-        self.slots.data[slot][at..at + bytes.len()].copy_from_slice(bytes);
+        let end = at + bytes.len();
+        self.slot(slot).data(end)[at..end].copy_from_slice(bytes);
         Ok(())
     }
 
     fn read(&self, slot: usize, at: usize, bytes: &mut [u8]) -> Result<(), Failure> {
-        bytes.copy_from_slice(&self.slots.data[slot][at..at + bytes.len()]);
+        bytes.copy_from_slice(&self.slots[slot].data[at..at + bytes.len()]);
         Ok(())
     }
 
     fn cpu(&self) -> Result<Duration, Failure> {
-        Ok(self.slots.busy)
+        Ok(self.busy)
     }
 }
 
 /// [`virtio_9p::Server`].
-pub(crate) struct OwnCore {
-    server: Server<Passthrough>,
-    /// Where in the buffer replies begin.
-    reply_start: usize,
-}
+pub(crate) struct OwnCore(Server<Passthrough>);
 
 impl CoreChannel {
-    /// Name in reports.
-    pub(crate) const NAME: &'static str = "our core";
-
     /// A server of `folder`.
     pub(crate) fn own(folder: &Path) -> Result<Self, Failure> {
         let files = Passthrough::new(folder, PassthroughOptions::default())
-            .map_err(|cause| Failure::wrong(Self::NAME, cause.to_string()))?;
-        let reply = vec![0; ROOM + 2 * REPLY_HEAD];
-        let core = OwnCore { server: Server::new(files, Options::default()), reply_start: start_of(&reply, READ_HEAD) };
-        Ok(Self { core, slots: Slots::new(Self::NAME), reply })
+            .map_err(|cause| Failure::wrong(OwnCore::NAME, cause.to_string()))?;
+        Ok(Self::of(OwnCore(Server::new(files, Options::default()))))
     }
 }
 
 impl Core for OwnCore {
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure> {
-        let reply = &mut reply[self.reply_start..];
+    const NAME: &'static str = "our core";
+
+    fn handle(&mut self, request: &mut [u8], reply: &mut [u8]) -> Result<usize, Failure> {
         // SAFETY: both buffers outlive the segments, are borrowed exclusively, and are not touched while they are used.
         let (from, to) = unsafe {
             let from = Segment::new(request.as_mut_ptr(), request.len());
             ([from], [Segment::new(reply.as_mut_ptr(), reply.len())])
         };
-        match self.server.handle(&Readable::new(&from), &Writable::new(&to)) {
-            Outcome::Reply(length) => Ok(self.reply_start..self.reply_start + length),
-            Outcome::Dropped => Err(Failure::wrong(CoreChannel::NAME, "a request was dropped")),
+        match self.0.handle(&Readable::new(&from), &Writable::new(&to)) {
+            Outcome::Reply(length) => Ok(length),
+            Outcome::Dropped => Err(Failure::wrong(Self::NAME, "a request was dropped")),
         }
     }
 }
@@ -176,23 +205,23 @@ impl Core for OwnCore {
 pub(crate) struct P9Core(p9::Server);
 
 impl P9Channel {
-    /// Name in reports.
-    pub(crate) const NAME: &'static str = "crate p9";
-
     /// A server of `folder`.
     pub(crate) fn p9(folder: &Path) -> Result<Self, Failure> {
         let server = p9::Server::new(folder, Default::default(), Default::default())
             .map_err(|cause| Failure::system("start the server of the crate p9", cause))?;
-        Ok(Self { core: P9Core(server), slots: Slots::new(Self::NAME), reply: Vec::with_capacity(ROOM) })
+        Ok(Self::of(P9Core(server)))
     }
 }
 
 impl Core for P9Core {
-    fn handle(&mut self, request: &mut [u8], reply: &mut Vec<u8>) -> Result<Range<usize>, Failure> {
-        reply.clear();
+    const NAME: &'static str = "crate p9";
+
+    fn handle(&mut self, request: &mut [u8], reply: &mut [u8]) -> Result<usize, Failure> {
+        let mut rest = &mut *reply;
         self.0
-            .handle_message(&mut &*request, reply)
-            .map_err(|cause| Failure::wrong(P9Channel::NAME, cause.to_string()))?;
-        Ok(0..reply.len())
+            .handle_message(&mut &*request, &mut rest)
+            .map_err(|cause| Failure::wrong(Self::NAME, cause.to_string()))?;
+        let left = rest.len();
+        Ok(reply.len() - left)
     }
 }

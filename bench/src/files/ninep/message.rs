@@ -145,6 +145,14 @@ impl Op<'_> {
         to[start..start + 4].copy_from_slice(&size.to_le_bytes());
     }
 
+    /// Bytes of data that its reply may have.
+    pub(super) fn received(&self) -> usize {
+        match self {
+            Self::Read { bytes, .. } | Self::Readdir { bytes, .. } => usize::try_from(*bytes).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
     /// Bytes of file data it sends.
     pub(super) fn sent(&self) -> usize {
         match self {

@@ -4,6 +4,7 @@ mod channel;
 mod client;
 mod in_process;
 mod message;
+mod operation;
 mod stream;
 mod virtio;
 
