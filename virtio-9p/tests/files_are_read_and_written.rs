@@ -3,10 +3,13 @@
 mod client;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 use client::{Client, Cut, ROOT, connect, connect_fresh, exchange, frame, is_root};
-use virtio_9p::Errno;
-use virtio_9p::wire::{Fid, Message, NONUNAME, OpenFlags, Rlerror, Rwrite, SetattrValid, Tag, Tlcreate, Tread, Twrite};
+use virtio_9p::wire::{
+    Fid, Message, NONUNAME, OpenFlags, Rlerror, Rwrite, SetattrValid, Tag, Tfsync, Tlcreate, Tread, Twrite,
+};
+use virtio_9p::{Errno, FileSystem, Outcome, Patience, Started, Work};
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect()
@@ -132,6 +135,35 @@ fn errors_are_the_hosts() {
     // The form of old clients, without the datasync field.
     let short = [11, 0, 0, 0, 50, 7, 0, 1, 0, 0, 0];
     assert_eq!(exchange(&client.server, &short, 64, client.cut).unwrap(), [7, 0, 0, 0, 51, 7, 0]);
+}
+
+/// What to do with a sync where no more patience is left than that.
+fn sync_within(folder: &Path, patience: Patience) -> Result<Started, Patience> {
+    let client = connect(folder);
+    client.create_in_root(Fid(1), "f", OpenFlags::RDWR).unwrap();
+    let mut request = frame(&Tfsync { fid: Fid(1), datasync: 0 }, &[]);
+    client.server.start_bytes_within(&mut request, &mut [0; 64], 0, patience)
+}
+
+#[test]
+fn a_sync_waits_for_nothing_where_there_is_only_memory() {
+    const TMPFS: u32 = 0x0102_1994;
+    let memory = Path::new("/dev/shm");
+    let kind = rustix::fs::statfs(memory).ok().and_then(|status| u32::try_from(status.f_type).ok());
+    if kind != Some(TMPFS) {
+        eprintln!("left out: /dev/shm is no tmpfs");
+        return;
+    }
+    let folder = tempfile::tempdir_in(memory).unwrap();
+    assert_eq!(sync_within(folder.path(), Patience::None), Ok(Started::Done(Outcome::Reply(7))));
+}
+
+#[test]
+fn a_sync_on_a_disk_is_given_to_whoever_may_wait() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let on_disk = connect(folder.path()).server.file_system().needs(Work::Names) > Patience::None;
+    let synced = sync_within(folder.path(), Patience::Disk);
+    assert_eq!(synced.err(), on_disk.then_some(Patience::Endless));
 }
 
 #[test]

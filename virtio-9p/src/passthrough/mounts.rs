@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::fs::{Patience, Work};
 use crate::limits::MAX_MOUNTS;
 use crate::session::lock;
 
-/// What a file system keeps its files on.
+/// What a file system keeps its files on, the fastest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Medium {
     Memory,
     Disk,
@@ -53,6 +54,16 @@ impl Medium {
         match kind {
             Some(kind) if MEMORY.contains(&kind) => Medium::Memory,
             Some(kind) if DISK.contains(&kind) => Medium::Disk,
+            _ => Medium::Far,
+        }
+    }
+
+    /// The medium that was cast to `number`.
+    #[inline]
+    fn numbered(number: u8) -> Medium {
+        match number {
+            0 => Medium::Memory,
+            1 => Medium::Disk,
             _ => Medium::Far,
         }
     }
@@ -123,16 +134,19 @@ pub(super) struct Mounts {
     device: u64,
     root: Arc<Mount>,
     below: Mutex<HashMap<u64, Arc<Mount>>>,
-    /// Some file system that was met keeps its files elsewhere.
-    any_far: AtomicBool,
+    /// The slowest medium that was met, as its number.
+    slowest: AtomicU8,
 }
 
 impl Mounts {
     /// `root` is a descriptor of the folder, which is on `device`.
     pub(super) fn new(root: BorrowedFd<'_>, device: u64) -> Mounts {
-        let root = Arc::new(Mount::new(Medium::of(root)));
-        let any_far = AtomicBool::new(root.medium == Medium::Far);
-        Mounts { device, root, below: Mutex::default(), any_far }
+        Mounts::on(Medium::of(root), device)
+    }
+
+    fn on(medium: Medium, device: u64) -> Mounts {
+        let (root, slowest) = (Arc::new(Mount::new(medium)), AtomicU8::new(medium as u8));
+        Mounts { device, root, below: Mutex::default(), slowest }
     }
 
     /// The file system that a file on `device` is in, which was met when the file was reached.
@@ -163,26 +177,26 @@ impl Mounts {
             below.clear();
         }
         let mount = Mount::new(Medium::of(fd));
-        if mount.medium == Medium::Far {
-            self.any_far.store(true, Ordering::Relaxed);
-        }
+        self.slowest.fetch_max(mount.medium as u8, Ordering::Relaxed);
         below.insert(device, Arc::new(mount));
     }
 
-    /// How much patience `work` anywhere in the folder needs.
+    /// How much patience `work` anywhere in the folder needs. What memory holds is as stable as it can be: there, syncing waits
+    /// for nothing.
     #[inline]
     pub(super) fn needs(&self, work: Work) -> Patience {
-        match (work, self.root.medium) {
-            _ if self.any_far.load(Ordering::Relaxed) => Patience::Endless,
-            (Work::Names, Medium::Memory) => Patience::None,
-            (Work::Names, _) => Patience::Disk,
-            (Work::Sync, _) => Patience::Endless,
+        match (Medium::numbered(self.slowest.load(Ordering::Relaxed)), work) {
+            (Medium::Memory, _) => Patience::None,
+            (Medium::Disk, Work::Names) => Patience::Disk,
+            (Medium::Disk, Work::Sync) | (Medium::Far, _) => Patience::Endless,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -205,14 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn the_slowest_file_system_that_was_met_tells_how_long_to_wait() {
+        let mounts = Mounts::on(Medium::Memory, 1);
+        let needs = || [Work::Names, Work::Sync].map(|work| mounts.needs(work));
+        assert_eq!(needs(), [Patience::None; 2]);
+        let (disk, far) = (std::fs::File::open("/proc").unwrap(), std::io::pipe().unwrap().0);
+        mounts.meet(1, far.as_fd());
+        assert_eq!(needs(), [Patience::None; 2], "on the root's device");
+        mounts.meet(2, disk.as_fd());
+        assert_eq!(needs(), [Patience::Disk, Patience::Endless]);
+        mounts.meet(3, far.as_fd());
+        assert_eq!(needs(), [Patience::Endless; 2]);
+        for medium in [Medium::Memory, Medium::Disk, Medium::Far] {
+            assert_eq!(Medium::numbered(medium as u8), medium);
+        }
+    }
+
+    #[test]
     fn kinds_are_told_apart_by_their_numbers() {
         let proc = std::fs::File::open("/proc").unwrap();
-        assert_eq!(Medium::of(std::os::fd::AsFd::as_fd(&proc)), Medium::Disk);
+        assert_eq!(Medium::of(proc.as_fd()), Medium::Disk);
         let pipe = std::io::pipe().unwrap().0;
-        assert_eq!(
-            Medium::of(std::os::fd::AsFd::as_fd(&pipe)),
-            Medium::Far,
-            "unknown kinds may keep a thread for ever"
-        );
+        assert_eq!(Medium::of(pipe.as_fd()), Medium::Far, "unknown kinds may keep a thread for ever");
     }
 }
