@@ -14,7 +14,8 @@ pub use side_core::SideCore;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::ring::Ring;
+use self::side_core::Visit;
+use crate::ring::{Ring, RingError};
 use crate::transport::Interrupt;
 
 /// What a thread that serves a device's queues works with. Such threads hold it for some requests at a time and take it
@@ -62,17 +63,51 @@ impl<W> Shared<W> {
 struct Queue {
     ring: Ring,
     interrupt: Arc<dyn Interrupt>,
-    /// The ring contradicted itself; it is left alone until a driver starts it anew.
-    broken: bool,
-    /// The ring could not be reached; it is left alone until the driver kicks or guest memory changes.
-    out_of_reach: bool,
+    standing: Standing,
     /// Calls to `service` that found nothing, before anything was ever found.
     empty_kicks: u32,
 }
 
+/// Whether a ring can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// It could not be reached, as may be for a while: guest memory is replaced region by region, and a translated ring is
+    /// mapped by a driver. It is tried again when its device is woken, and when guest memory changes.
+    OutOfReach,
+    /// It contradicted itself: it is left alone until a driver starts it anew.
+    Broken,
+}
+
 impl Queue {
     fn new(ring: Ring, interrupt: Arc<dyn Interrupt>) -> Self {
-        Self { ring, interrupt, broken: false, out_of_reach: false, empty_kicks: 0 }
+        Self { ring, interrupt, standing: Standing::Good, empty_kicks: 0 }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.standing == Standing::Good
+    }
+
+    /// A visit that something was the reason for tries a ring again that was out of reach.
+    fn visited(&mut self, visit: Visit) {
+        if !matches!(visit, Visit::Poll(_)) {
+            self.try_again();
+        }
+    }
+
+    /// What kept the ring out of reach may be gone.
+    fn try_again(&mut self) {
+        if self.standing == Standing::OutOfReach {
+            self.standing = Standing::Good;
+        }
+    }
+
+    /// Leaves the ring alone, for as long as `cause` calls for.
+    fn set_aside(&mut self, cause: RingError) {
+        self.standing = match cause {
+            RingError::Fault(_) => Standing::OutOfReach,
+            RingError::AvailIndex { .. } => Standing::Broken,
+        };
     }
 
     /// Whether it is time to say that the guest's kicks do not match what the daemon sees in the ring. After the empty

@@ -21,6 +21,20 @@ pub(super) enum Part {
     Used,
 }
 
+impl Part {
+    pub(super) const ALL: [Self; 3] = [Self::Descriptors, Self::Avail, Self::Used];
+
+    /// Address, length and use of the part of `layout`.
+    pub(super) fn place(self, layout: &RingLayout) -> (u64, u64, Access) {
+        let size = u64::from(layout.size);
+        match self {
+            Self::Descriptors => (layout.descriptors, 16 * size, Access::Read),
+            Self::Avail => (layout.avail, 6 + 2 * size, Access::Read),
+            Self::Used => (layout.used, 6 + 8 * size, Access::Write),
+        }
+    }
+}
+
 /// Where the parts of one ring were last found.
 #[derive(Debug, Default)]
 pub(super) struct Parts([Cell<Option<Found>>; 3]);
@@ -44,12 +58,7 @@ impl Parts {
 
     #[cold]
     fn find<'w>(&self, window: &'w Window<'_>, layout: &RingLayout, part: Part) -> Option<Piece<'w>> {
-        let size = u64::from(layout.size);
-        let (address, len, access) = match part {
-            Part::Descriptors => (layout.descriptors, 16 * size, Access::Read),
-            Part::Avail => (layout.avail, 6 + 2 * size, Access::Read),
-            Part::Used => (layout.used, 6 + 8 * size, Access::Write),
-        };
+        let (address, len, access) = part.place(layout);
         let piece = window.piece(address, len, access);
         // SAFETY: it is only given out to windows of the moment that it was found in.
         let kept = piece.map(|piece| unsafe { piece.outlive() });

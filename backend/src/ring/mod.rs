@@ -121,6 +121,21 @@ impl Ring {
         self.next_avail
     }
 
+    /// Whether the whole ring can be reached. Nothing is to be taken from a ring that takes no answer back.
+    ///
+    /// # Errors
+    /// Some part is not reachable.
+    #[inline]
+    pub fn check(&self, window: &Window<'_>) -> Result<(), RingError> {
+        for part in Part::ALL {
+            if self.parts.get(window, &self.layout, part).is_none() {
+                let (address, len, access) = part.place(&self.layout);
+                window.check(address, len, access)?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many entries the driver has made available and the device has not taken.
     ///
     /// # Errors

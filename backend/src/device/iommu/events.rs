@@ -35,7 +35,7 @@ impl Worker {
     /// Whether the driver has provided a buffer for an event.
     pub(super) fn has_room_for_events(&mut self) -> bool {
         let Self { dma, queues: [_, events], .. } = self;
-        let events = events.as_ref().filter(|events| !events.broken);
+        let events = events.as_ref().filter(|events| events.is_usable());
         events.is_some_and(|events| matches!(events.ring.pending(&dma.enter()), Ok(1..)))
     }
 }
@@ -43,17 +43,18 @@ impl Worker {
 impl IommuDevice {
     /// Puts pending faults into the buffers that the driver has provided. Faults that find none wait.
     pub(super) fn deliver_events(&self, worker: &mut Worker) {
-        let Some(queue) = worker.queues[EVENT_QUEUE].as_mut().filter(|queue| !queue.broken) else { return };
+        let Some(queue) = worker.queues[EVENT_QUEUE].as_mut().filter(|queue| queue.is_usable()) else { return };
         match self.fill_events(queue, &mut worker.dma, &mut worker.batch.event_chain) {
             Ok(true) => queue.interrupt.signal(),
             Ok(false) => {}
-            Err(cause) => self.give_up(queue, "event", cause),
+            Err(cause) => self.set_aside(queue, "event", cause),
         }
     }
 
     fn fill_events(&self, queue: &mut Queue, dma: &mut Dma, chain: &mut Chain) -> Result<bool, RingError> {
         let faults = self.iommu.faults();
         let window = dma.enter();
+        queue.ring.check(&window)?;
         while let Some(record) = faults.next() {
             if queue.ring.pending(&window)? == 0 && queue.ring.request_kicks(&window)? == 0 {
                 break;

@@ -32,7 +32,7 @@ use frontend_spec::virtio::{DEVICE_ID_IOMMU, feature};
 
 use self::batch::Batch;
 use super::side_core::{Member, Rearmed, Seat, Turn, Visit};
-use super::throttle::Throttle;
+use super::throttle::{Throttle, warn_throttled};
 use super::{Mechanisms, PollPolicy, Queue, Shared, SideCore};
 use crate::dma::Dma;
 use crate::memory::GuestRam;
@@ -140,11 +140,19 @@ impl IommuDevice {
         }
     }
 
-    /// A ring error ends the queue until it is started anew; it is the driver's doing, so it is no error of ours.
-    fn give_up(&self, queue: &mut Queue, name: &str, cause: RingError) {
-        queue.broken = true;
+    /// Leaves a ring alone that cannot be used. It is the driver's doing, or the front end's, so it is no error of ours.
+    fn set_aside(&self, queue: &mut Queue, name: &str, cause: RingError) {
+        queue.set_aside(cause);
         self.iommu.stats().ring_errors.fetch_add(1, Ordering::Relaxed);
-        error!("iommu: the {name} queue stops until the driver resets the device: {cause}");
+        match cause {
+            RingError::Fault(_) => warn_throttled!(
+                self.throttle,
+                "iommu: the {name} queue rests until the driver kicks or guest memory changes: {cause}"
+            ),
+            RingError::AvailIndex { .. } => {
+                error!("iommu: the {name} queue stops until the driver resets the device: {cause}");
+            }
+        }
     }
 }
 
@@ -178,7 +186,10 @@ impl Device for IommuDevice {
     }
 
     fn set_memory(&self, ram: Arc<GuestRam>) {
-        self.control(|worker| worker.dma.set_memory(ram));
+        self.control(|worker| {
+            worker.dma.set_memory(ram);
+            worker.queues.iter_mut().flatten().for_each(Queue::try_again);
+        });
     }
 
     fn activate(&self, queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {

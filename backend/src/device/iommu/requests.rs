@@ -24,12 +24,13 @@ impl IommuDevice {
     /// Serves the requests that are in the queue, as one batch, and tells of faults.
     pub(super) fn serve_requests(&self, worker: &mut Worker, visit: Visit) -> Turn {
         let polled = matches!(visit, Visit::Poll(_));
+        worker.queues.iter_mut().flatten().for_each(|queue| queue.visited(visit));
         // While a thread polls, nobody else looks at the event queue.
         let tells = self.iommu.faults().is_pending() && (!polled || worker.has_room_for_events());
         if tells {
             self.deliver_events(worker);
         }
-        let Some(queue) = worker.queues[REQUEST_QUEUE].as_mut().filter(|queue| !queue.broken) else {
+        let Some(queue) = worker.queues[REQUEST_QUEUE].as_mut().filter(|queue| queue.is_usable()) else {
             return Turn::Stopped;
         };
         let pending = queue.ring.pending(&worker.dma.enter());
@@ -57,7 +58,7 @@ impl IommuDevice {
 
     pub(super) fn stop_serving(&self, worker: &mut Worker, cause: RingError) {
         if let Some(queue) = &mut worker.queues[REQUEST_QUEUE] {
-            self.give_up(queue, "request", cause);
+            self.set_aside(queue, "request", cause);
         }
     }
 
@@ -65,7 +66,7 @@ impl IommuDevice {
     pub(super) fn ask_for_kicks(&self, worker: &mut Worker) -> Result<Rearmed, RingError> {
         let untold = self.iommu.faults().is_pending() && worker.has_room_for_events();
         let Worker { dma, queues: [requests, _], .. } = worker;
-        let Some(queue) = requests.as_mut().filter(|queue| !queue.broken) else { return Ok(Rearmed::Asleep) };
+        let Some(queue) = requests.as_mut().filter(|queue| queue.is_usable()) else { return Ok(Rearmed::Asleep) };
         let pending = queue.ring.request_kicks(&dma.enter())?;
         Ok(if pending > 0 || untold { Rearmed::Pending } else { Rearmed::Asleep })
     }
@@ -75,6 +76,7 @@ impl IommuDevice {
         let Worker { dma, queues, batch, taken } = worker;
         let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(()) };
         let window = dma.enter();
+        queue.ring.check(&window)?;
         queue.ring.suppress_kicks(&window)?;
         *taken += u64::from(pending);
         let mut slots = batch.take_slots();

@@ -66,7 +66,7 @@ pub struct IommuStatsSnapshot {
     pub sleeps: u64,
     /// Interrupts sent.
     pub interrupts: u64,
-    /// Rings given up.
+    /// Times that a ring could not be used.
     pub ring_errors: u64,
     /// Times that an endpoint's accesses were brought to quiet because a translation was removed: once for each batch and
     /// endpoint concerned.

@@ -271,7 +271,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     fn set_memory(&self, ram: Arc<GuestRam>) {
         self.control(|worker| {
             worker.dma.set_memory(ram);
-            worker.queue.iter_mut().for_each(|queue| queue.out_of_reach = false);
+            worker.queue.iter_mut().for_each(Queue::try_again);
         });
     }
 

@@ -24,9 +24,8 @@ impl<F: FileSystem> ShareDevice<F> {
     /// Serves some of what there is to do.
     pub(super) fn serve(&self, worker: &mut Worker, visit: Visit) -> Turn {
         let Some(queue) = &mut worker.queue else { return Turn::Stopped };
-        let polled = matches!(visit, Visit::Poll(_));
-        queue.out_of_reach &= polled;
-        if queue.broken || queue.out_of_reach {
+        queue.visited(visit);
+        if !queue.is_usable() {
             return Turn::Stopped;
         }
         let pending = !worker.flights.is_full() && queue.ring.pending(&worker.dma.enter()) != Ok(0);
@@ -66,7 +65,7 @@ impl<F: FileSystem> ShareDevice<F> {
         }
         let Worker { dma, queue: Some(queue), flights, .. } = worker else { return Ok(Rearmed::Asleep) };
         // Where no request may be taken, the end of one wakes the thread.
-        if queue.broken || queue.out_of_reach || flights.is_full() {
+        if !queue.is_usable() || flights.is_full() {
             return Ok(Rearmed::Asleep);
         }
         let pending = queue.ring.request_kicks(&dma.enter())?;
@@ -75,14 +74,10 @@ impl<F: FileSystem> ShareDevice<F> {
 
     pub(super) fn stop_serving(&self, worker: &mut Worker, cause: RingError) {
         let Some(queue) = &mut worker.queue else { return };
+        queue.set_aside(cause);
         match cause {
-            // A translated ring may be out of reach for a while, say between two drivers; an index never lies in reach.
-            RingError::Fault(fault) => {
-                queue.out_of_reach = true;
-                self.report(fault);
-            }
+            RingError::Fault(fault) => self.report(fault),
             RingError::AvailIndex { .. } => {
-                queue.broken = true;
                 error!("{}: the queue stops until the driver resets the device: {cause}", self.identity.name);
             }
         }
@@ -91,7 +86,10 @@ impl<F: FileSystem> ShareDevice<F> {
     /// Serves some of what is in the queue.
     fn drain(&self, worker: &mut Worker) -> Result<(), RingError> {
         let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
-        queue.ring.suppress_kicks(&dma.enter())?;
+        let window = dma.enter();
+        queue.ring.check(&window)?;
+        queue.ring.suppress_kicks(&window)?;
+        drop(window);
         for served in 0..REQUESTS_PER_TURN {
             if self.core.has_finished() {
                 self.collect(worker)?;

@@ -1,93 +1,26 @@
 //! One thread polls for both devices: what it means for the guest's rings.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use calgaryd::device::iommu::{Iommu, IommuDevice};
 use calgaryd::device::share::{Attachment, ShareDevice};
 use calgaryd::device::{PollPolicy, SideCore};
 use calgaryd::memory::GuestRam;
-use calgaryd::ring::RingLayout;
-use calgaryd::transport::{Device, Interrupt};
+use calgaryd::transport::Device;
 use frontend_spec::iommu::{AttachFlags, AttachRequest, MapFlags, MapRequest, REQUEST_QUEUE, feature};
-use frontend_spec::virtio::{Descriptor, USED_NO_NOTIFY, descriptor_flag};
 use iommu_calgary::TableSize;
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
-/// Endpoint id of 00:06.0.
-const ENDPOINT: u32 = 6 << 3;
-const SIZE: u16 = 8;
+use crate::driver::{Deaf, ENDPOINT, Ring, until};
+
 const SHARE_RING: u64 = 0x2000;
-/// Where requests and answers of the IOMMU lie.
-const BUFFERS: u64 = 0x8000;
 
-/// Hears no interrupt.
-struct Deaf;
-
-impl Interrupt for Deaf {
-    fn signal(&self) {}
-}
-
-/// A ring as its driver sees it.
-struct Ring {
-    memory: GuestMemoryMmap,
-    layout: RingLayout,
-    made: u16,
-}
-
-impl Ring {
-    fn at(memory: &GuestMemoryMmap, place: u64, event_idx: bool) -> Self {
-        let layout =
-            RingLayout { descriptors: place, avail: place + 0x400, used: place + 0x800, size: SIZE, event_idx };
-        Self { memory: memory.clone(), layout, made: 0 }
-    }
-
-    /// Offers requests at once, each with four bytes of room for its answer.
-    fn offer(&mut self, requests: &[&[u8]]) {
-        for (place, request) in (0_u16..).zip(requests) {
-            let len = u32::try_from(request.len()).unwrap();
-            let (head, buffer) = (2 * place, BUFFERS + 0x200 * u64::from(place));
-            let pair = [
-                Descriptor::new(buffer, len, descriptor_flag::NEXT, head + 1),
-                Descriptor::new(buffer + 0x100, 4, descriptor_flag::WRITE, 0),
-            ];
-            let RingLayout { descriptors, avail, .. } = self.layout;
-            self.memory.write_slice(request, GuestAddress(buffer)).unwrap();
-            self.memory.write_slice(pair.as_bytes(), GuestAddress(descriptors + 16 * u64::from(head))).unwrap();
-            self.memory.write_obj(head, GuestAddress(avail + 4 + 2 * u64::from(self.made % SIZE))).unwrap();
-            self.made += 1;
-        }
-        self.memory.store(self.made, GuestAddress(self.layout.avail + 2), Ordering::SeqCst).unwrap();
-    }
-
-    fn word(&self, at: u64) -> u16 {
-        self.memory.load(GuestAddress(at), Ordering::SeqCst).unwrap()
-    }
-
-    /// Whether the device has answered everything.
-    fn is_answered(&self) -> bool {
-        self.word(self.layout.used + 2) == self.made
-    }
-
-    /// Whether a driver that makes a request now has to kick.
-    fn wants_kicks(&self) -> bool {
-        match self.layout.event_idx {
-            true => self.word(self.layout.used + 4 + 8 * u64::from(SIZE)) == self.made,
-            false => self.word(self.layout.used) & USED_NO_NOTIFY == 0,
-        }
-    }
-}
-
-/// Waits until `is_so` within what a slow machine may need.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::yield_now();
-    }
+/// A ring whose parts lie on the page at `place`.
+fn ring(memory: &GuestMemoryMmap, place: u64, event_idx: bool) -> Ring {
+    Ring::new(memory, [place, place + 0x400, place + 0x800], event_idx)
 }
 
 /// An IOMMU and a share behind it, with their rings started.
@@ -104,9 +37,9 @@ fn devices(policy: PollPolicy, event_idx: bool) -> (Arc<IommuDevice>, Arc<Iommu>
     device.ack_features(feature::MAP_UNMAP);
     device.set_memory(GuestRam::new(&memory));
     share.set_memory(GuestRam::new(&memory));
-    let requests = Ring::at(&memory, 0x1000, event_idx);
+    let requests = ring(&memory, 0x1000, event_idx);
     device.activate(REQUEST_QUEUE, requests.layout, 0, Arc::new(Deaf));
-    share.activate(0, Ring::at(&memory, SHARE_RING, event_idx).layout, 0, Arc::new(Deaf));
+    share.activate(0, ring(&memory, SHARE_RING, event_idx).layout, 0, Arc::new(Deaf));
     (device, iommu, share, requests)
 }
 

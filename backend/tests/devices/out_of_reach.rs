@@ -1,0 +1,134 @@
+//! A ring that is not in guest memory for a while, as a front end may have it that replaces memory piece by piece: nothing is
+//! taken from it meanwhile, and it is served when it is back, with no kick to say so.
+
+use std::sync::Arc;
+
+use calgaryd::device::PollPolicy;
+use calgaryd::device::iommu::{FaultRecord, Iommu, IommuDevice};
+use calgaryd::device::share::{Attachment, ShareDevice};
+use calgaryd::dma::{DmaFault, DmaFaultReason};
+use calgaryd::memory::GuestRam;
+use calgaryd::transport::Device;
+use frontend_spec::iommu::{
+    AttachFlags, AttachRequest, EVENT_QUEUE, FaultEvent, MapFlags, MapRequest, REQUEST_QUEUE, feature,
+};
+use frontend_spec::virtio::{Descriptor, descriptor_flag};
+use iommu_calgary::{Access, TableSize};
+use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use zerocopy::IntoBytes;
+
+use crate::driver::{BUFFERS, Deaf, ENDPOINT, Ring};
+
+/// Where the parts of a ring lie, each in a region of its own.
+const PARTS: [u64; 3] = [0x10_0000, 0x20_0000, 0x30_0000];
+const PART_BYTES: usize = 0x1000;
+
+/// The parts of a ring that is put into memory, and whether the two sides tell each other of events by index.
+fn cases() -> impl Iterator<Item = (u64, bool)> {
+    PARTS.into_iter().flat_map(|missing| [(missing, false), (missing, true)])
+}
+
+fn memory() -> GuestMemoryMmap {
+    let [descriptors, avail, used] = PARTS.map(|part| (GuestAddress(part), PART_BYTES));
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000), descriptors, avail, used]).unwrap()
+}
+
+fn without(memory: &GuestMemoryMmap, part: u64) -> Arc<GuestRam> {
+    GuestRam::new(&memory.remove_region(GuestAddress(part), PART_BYTES as u64).unwrap().0)
+}
+
+/// What a transport does once: wakes the device if it asks for that.
+fn wake_if_asked(device: &dyn Device) {
+    let epoll = Epoll::new().unwrap();
+    epoll.ctl(ControlOperation::Add, device.wake_fd().unwrap(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+    if epoll.wait(0, &mut [EpollEvent::default()]).unwrap() > 0 {
+        device.wake();
+    }
+}
+
+/// A device with the ring `queue`, and requests in it that come while `missing` is not in memory.
+fn ring_comes_back(device: &dyn Device, queue: usize, missing: u64, event_idx: bool, requests: &[&[u8]]) {
+    let memory = memory();
+    let mut ring = Ring::new(&memory, PARTS, event_idx);
+    device.set_memory(GuestRam::new(&memory));
+    device.activate(queue, ring.layout, 0, Arc::new(Deaf));
+    // Found where it is before it goes.
+    device.service(queue);
+    assert!(ring.wants_kicks());
+
+    device.set_memory(without(&memory, missing));
+    ring.offer(requests);
+    device.service(queue);
+    device.service(queue);
+    assert!(!ring.is_answered());
+    // It is the same with memory that helps nothing.
+    device.set_memory(without(&memory, missing));
+    wake_if_asked(device);
+    assert!(!ring.is_answered());
+
+    device.set_memory(GuestRam::new(&memory));
+    wake_if_asked(device);
+    assert!(ring.is_answered(), "{missing:#x}, event_idx {event_idx}: the ring was given up");
+    assert!(ring.wants_kicks());
+}
+
+#[test]
+fn requests_to_the_iommu_wait_for_their_ring() {
+    for (missing, event_idx) in cases() {
+        let iommu = Arc::new(Iommu::new(TableSize::MiB32, false).unwrap());
+        iommu.add_endpoint(ENDPOINT).unwrap();
+        let device = IommuDevice::new(Arc::clone(&iommu), PollPolicy::Off);
+        device.ack_features(feature::MAP_UNMAP);
+        let attach = AttachRequest::new(1, ENDPOINT, AttachFlags::NONE);
+        let map = MapRequest::new(1, 0x1000, 0x1fff, 0, MapFlags::READ_WRITE);
+        ring_comes_back(&device, REQUEST_QUEUE, missing, event_idx, &[attach.as_bytes(), map.as_bytes()]);
+        let stats = iommu.stats().snapshot();
+        assert_eq!((stats.attaches, stats.maps, stats.ok, stats.malformed), (1, 1, 2, 0));
+        assert_eq!(iommu.live_mappings(), 1);
+    }
+}
+
+#[test]
+fn requests_to_a_share_wait_for_their_ring() {
+    for (missing, event_idx) in cases() {
+        let files = Passthrough::new(std::env::temp_dir().as_ref(), PassthroughOptions::default()).unwrap();
+        let server = Server::new(files, Options::default());
+        let tag = "home".parse().unwrap();
+        let device = ShareDevice::new(&tag, server, 65536, Attachment::Direct, PollPolicy::Off).unwrap();
+        // No messages, and as such handed back.
+        ring_comes_back(&device, 0, missing, event_idx, &[&[1], &[2]]);
+        assert_eq!(device.stats().dropped, 2);
+    }
+}
+
+#[test]
+fn a_fault_waits_for_the_ring_of_events() {
+    for (missing, event_idx) in cases() {
+        let iommu = Arc::new(Iommu::new(TableSize::MiB32, false).unwrap());
+        let device = IommuDevice::new(Arc::clone(&iommu), PollPolicy::Off);
+        let memory = memory();
+        device.set_memory(GuestRam::new(&memory));
+        let requests = Ring::new(&memory, [0x1000, 0x2000, 0x3000], event_idx);
+        device.activate(REQUEST_QUEUE, requests.layout, 0, Arc::new(Deaf));
+        let events = Ring::new(&memory, PARTS, event_idx).layout;
+        device.activate(EVENT_QUEUE, events, 0, Arc::new(Deaf));
+        let room = Descriptor::new(BUFFERS, 24, descriptor_flag::WRITE, 0);
+        memory.write_slice(room.as_bytes(), GuestAddress(events.descriptors)).unwrap();
+        memory.write_obj(1_u16, GuestAddress(events.avail + 2)).unwrap();
+        let used = || memory.read_obj::<u16>(GuestAddress(events.used + 2)).unwrap();
+
+        device.set_memory(without(&memory, missing));
+        let fault = DmaFault { address: 0x5000, access: Access::Read, reason: DmaFaultReason::NotRam };
+        iommu.faults().record(FaultRecord { endpoint: ENDPOINT, fault });
+        wake_if_asked(&device);
+        assert_eq!(used(), 0);
+        device.set_memory(GuestRam::new(&memory));
+        wake_if_asked(&device);
+        assert_eq!(used(), 1, "{missing:#x}, event_idx {event_idx}: the ring was given up");
+        let mut event = [0; FaultEvent::SIZE];
+        memory.read_slice(&mut event, GuestAddress(BUFFERS)).unwrap();
+        assert_eq!((event[8], event[17]), (u8::try_from(ENDPOINT).unwrap(), 0x50));
+    }
+}
