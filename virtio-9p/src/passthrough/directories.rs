@@ -74,12 +74,30 @@ impl Directories {
         drop(before);
     }
 
+    /// Forgets all of them.
+    fn clear(&self) {
+        for place in &self.places {
+            let before = lock(place).take();
+            drop(before);
+        }
+    }
+
     /// Forgets the directory of that name, if it is here.
     pub(super) fn forget(&self, parent: FileId, name: Name<'_>) {
         let mut place = lock(self.place(parent, name));
         let before = place.take_if(|recent| recent.parent == parent && *recent.name == *name.as_bytes());
         drop(place);
         drop(before);
+    }
+}
+
+/// Held by every session of a folder: with the last of them the directories go. Each of them holds the [`Host`], which would
+/// otherwise live as long as they do, and they as long as it.
+pub(super) struct WhileServed(pub(super) Arc<Host>);
+
+impl Drop for WhileServed {
+    fn drop(&mut self) {
+        self.0.directories.clear();
     }
 }
 

@@ -68,6 +68,7 @@ use crate::name::Name;
 use crate::segment::{Readable, Writable};
 use crate::wire::{AttrMask, DirEntry, OpenFlags, Qid, Rgetattr, Rstatfs, XattrFlags};
 
+use directories::WhileServed;
 use directory::Buffers;
 use host::Host;
 use identity::Identity;
@@ -95,6 +96,7 @@ pub struct Passthrough {
     locks: Arc<LockTable>,
     direct_io: bool,
     session: u64,
+    while_served: Arc<WhileServed>,
 }
 
 impl Passthrough {
@@ -113,7 +115,8 @@ impl Passthrough {
         inode.pin();
         let locks = Arc::<LockTable>::default();
         let session = locks.new_session();
-        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, direct_io, session })
+        let while_served = Arc::new(WhileServed(host.clone()));
+        Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, direct_io, session, while_served })
     }
 
     /// The same folder for the server of another session. Both keep to one budget of descriptors and locks, and locks of the
@@ -127,6 +130,7 @@ impl Passthrough {
             locks: self.locks.clone(),
             direct_io: self.direct_io,
             session: self.locks.new_session(),
+            while_served: self.while_served.clone(),
         }
     }
 

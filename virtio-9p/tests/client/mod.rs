@@ -1,5 +1,5 @@
 //! A small 9P client that calls a server in process, over scatter lists cut in any way and fenced by guard bytes.
-#![expect(dead_code, reason = "each test file uses its own part of the client")]
+#![expect(dead_code, reason = "each program uses its own part of the client")]
 
 pub(crate) mod legacy;
 

@@ -1,12 +1,10 @@
 //! In 9P2000 and 9P2000.u files are opened and made by one request of their own, with modes of their own.
 
-mod client;
-
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use client::legacy::{connect_in, connect_in_with};
-use client::{Client, ROOT, exchange, frame, is_root};
+use crate::client::legacy::{connect_in, connect_in_with};
+use crate::client::{Client, ROOT, exchange, frame, is_root};
 use virtio_9p::wire::{
     AttrMask, Dialect, Fid, Message, NONUNAME, OpenMode, Perm, QidType, Rerror, Tauth, Tclunk, Tflush, Tgetattr, Tstat,
 };
@@ -40,7 +38,7 @@ fn each_dialect_refuses_the_requests_of_the_others() {
         assert_eq!(client.call(&Tauth { afid: FILE, uname: b"u", aname: b"", n_uname }), Err(Errno::ENOENT));
         assert_eq!(client.call(&Tflush { oldtag: virtio_9p::wire::Tag(3) }).unwrap().len(), 7);
     }
-    let (_folder, client) = client::connect_fresh();
+    let (_folder, client) = crate::client::connect_fresh();
     assert_eq!(client.call(&Tstat { fid: ROOT }), Err(Errno::EOPNOTSUPP));
     assert_eq!(client.open_old(ROOT, 0).map(drop), Err(Errno::EOPNOTSUPP));
 }

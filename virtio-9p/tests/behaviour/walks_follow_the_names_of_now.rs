@@ -1,13 +1,11 @@
 //! What the server keeps from one request for the next never stands for what the host has put in its place, and a file that
 //! was clunked is not open any more.
 
-mod client;
-
 use std::os::unix::fs::symlink;
 
-use client::{ROOT, connect, connect_fresh};
-use virtio_9p::Errno;
-use virtio_9p::wire::{Fid, OpenFlags};
+use crate::client::{Client, ROOT, connect, connect_fresh};
+use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};
+use virtio_9p::{Errno, Options, Passthrough, PassthroughOptions, Server};
 
 #[test]
 fn a_directory_in_the_place_of_another_is_the_one_that_is_reached() {
@@ -95,6 +93,30 @@ fn a_created_file_is_closed_when_its_fid_goes_though_another_fid_knows_it() {
     assert_eq!(client.write(Fid(2), 4, b"more"), Ok(4));
     client.remove(Fid(2)).unwrap();
     assert_eq!((writers(&path), path.exists()), (0, false));
+}
+
+#[test]
+fn no_descriptor_is_left_when_the_last_session_of_a_folder_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    std::fs::create_dir_all(path.join("a/b")).unwrap();
+    let open = || {
+        let names = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|link| std::fs::read_link(link).is_ok_and(|target| target.starts_with(&path))).count()
+    };
+    let files = Passthrough::new(&path, PassthroughOptions::default()).unwrap();
+    let other = Client::new(Server::new(files.for_another_session(), Options::default()));
+    let one = Client::new(Server::new(files, Options::default()));
+    for client in [&one, &other] {
+        client.version(1 << 20);
+        client.attach(ROOT, NONUNAME).unwrap();
+        client.reach(Fid(1), "a/b").unwrap();
+    }
+    drop(one);
+    assert!(open() > 0);
+    assert_eq!(other.getattr(Fid(1)).unwrap().mode & 0o170_000, 0o040_000);
+    drop(other);
+    assert_eq!(open(), 0);
 }
 
 #[test]

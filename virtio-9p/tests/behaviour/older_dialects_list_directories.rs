@@ -1,11 +1,9 @@
 //! In 9P2000 and 9P2000.u a directory is read as whole stat records.
 
-mod client;
-
 use std::collections::BTreeSet;
 
-use client::legacy::{begin, connect_in};
-use client::{Client, Cut, frame};
+use crate::client::legacy::{begin, connect_in};
+use crate::client::{Client, Cut, frame};
 use virtio_9p::synthetic::{Directory, File, Synthetic, SyntheticHandle, SyntheticNode};
 use virtio_9p::wire::{AttrMask, Dialect, DirEntry, Fid, OpenFlags, OpenMode, Perm, Rgetattr, Rstatfs, Tread};
 use virtio_9p::{

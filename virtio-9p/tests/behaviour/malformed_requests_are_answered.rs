@@ -3,14 +3,11 @@
 //! The client's `exchange` checks the guard bytes between segments, the request's integrity, and that the used length is the
 //! size field.
 
-mod client;
-mod sentinel;
-
 use std::path::Path;
 
-use client::{Client, Cut, ROOT, connect, exchange, frame};
+use crate::client::{Client, Cut, ROOT, connect, exchange, frame};
+use crate::sentinel::{assert_sentinel, share_beside_sentinel};
 use proptest::prelude::*;
-use sentinel::{assert_sentinel, share_beside_sentinel};
 use virtio_9p::Errno;
 use virtio_9p::wire::{
     AttrMask, Fid, LockFlags, LockType, Message, NOFID, OpenFlags, Rlerror, SetattrValid, Tag, Tattach, Tauth, Tclunk,

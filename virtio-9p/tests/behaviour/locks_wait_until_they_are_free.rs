@@ -1,11 +1,9 @@
 //! A lock that must wait is parked, answered as soon as it is free, and cancelled by a flush before the flush is answered.
 
-mod client;
-
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use client::{Client, ROOT, connect, frame};
+use crate::client::{Client, ROOT, connect, frame};
 use virtio_9p::wire::{
     Decoder, Fid, Header, LockFlags, LockStatus, LockType, Message, NOTAG, OpenFlags, Rlerror, Rlock, Tag, Tclunk,
     Tflush, Tlock, Tversion,
@@ -205,7 +203,7 @@ fn who_does_not_want_to_wait_and_who_is_too_many_is_told_so() {
     std::fs::write(folder.path().join("f"), "").unwrap();
     let mut options = Options::default();
     options.max_parked_locks = 2;
-    let client = client::connect_with(folder.path(), options, PassthroughOptions::default());
+    let client = crate::client::connect_with(folder.path(), options, PassthroughOptions::default());
     client.open_path(Fid(1), "f", OpenFlags::RDWR).unwrap();
     want(&client, 1, 1, LockType::WRITE, 100);
     let (started, reply) = start(&client, 2, &lock_message(1, LockType::WRITE, 200, 0), 20);

@@ -1,13 +1,11 @@
 //! What the host puts into a share, and what a client does with fids and tags, opens no way out of the folder.
 
-mod client;
-
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use client::{Client, Cut, ROOT, connect_with, exchange, frame};
+use crate::client::{Client, Cut, ROOT, connect_with, exchange, frame};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{CWD, FileType, Mode};

@@ -1,13 +1,11 @@
 //! Two sessions on one folder meet each other as two programs of the host do.
 
-mod client;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use client::{Client, ROOT, connect};
+use crate::client::{Client, ROOT, connect};
 use virtio_9p::Errno;
 use virtio_9p::wire::{Fid, LockStatus, LockType, OpenFlags};
 

@@ -1,11 +1,9 @@
 //! Every entry comes exactly once, whatever the size of the replies.
 
-mod client;
-
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use client::{Cut, connect_fresh};
+use crate::client::{Cut, connect_fresh};
 use virtio_9p::Errno;
 use virtio_9p::wire::{Fid, QidType};
 

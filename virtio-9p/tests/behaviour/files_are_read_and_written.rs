@@ -1,11 +1,9 @@
 //! Data reaches files and comes back, however messages are cut, and errors are those of the host.
 
-mod client;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use client::{Client, Cut, ROOT, connect, connect_fresh, exchange, frame, is_root};
+use crate::client::{Client, Cut, ROOT, connect, connect_fresh, exchange, frame, is_root};
 use virtio_9p::wire::{
     Fid, Message, NONUNAME, OpenFlags, Rlerror, Rwrite, SetattrValid, Tag, Tfsync, Tlcreate, Tread, Twrite,
 };

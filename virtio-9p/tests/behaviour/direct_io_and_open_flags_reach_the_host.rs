@@ -1,12 +1,10 @@
 //! What a client asks for at open is what the host's file is opened with.
 
-mod client;
-
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use client::{Client, ROOT, connect, connect_with, frame, is_root};
+use crate::client::{Client, ROOT, connect, connect_with, frame, is_root};
 use virtio_9p::wire::{Fid, OpenFlags, Rread, Tread, Twrite};
 use virtio_9p::{Options, Outcome, PassthroughOptions, Readable, Segment, Writable};
 

@@ -1,10 +1,8 @@
 //! getattr, setattr and extended attributes agree with the host.
 
-mod client;
-
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use client::{Client, ROOT, connect_fresh, connect_with, is_root};
+use crate::client::{Client, ROOT, connect_fresh, connect_with, is_root};
 use virtio_9p::wire::{AttrMask, Fid, OpenFlags, SetattrValid, Time};
 use virtio_9p::{Errno, Options, PassthroughOptions};
 

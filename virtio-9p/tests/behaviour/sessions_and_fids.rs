@@ -1,8 +1,6 @@
 //! Sessions begin with a version and end with a reset; fids follow the protocol's rules and the server's limits.
 
-mod client;
-
-use client::{Client, ROOT, connect_fresh, connect_with, exchange, frame};
+use crate::client::{Client, ROOT, connect_fresh, connect_with, exchange, frame};
 use virtio_9p::wire::{
     Fid, Message, MessageType, NOFID, NONUNAME, OpenFlags, Rlerror, Rversion, Tag, Tattach, Tauth, Tclunk, Tflush,
     Tstatfs, Tversion, UNLINK_DIRECTORY,

@@ -1,14 +1,11 @@
 //! In 9P2000 and 9P2000.u too, whatever a client sends is answered or dropped, and nothing outside the tree changes.
 
-mod client;
-mod sentinel;
-
 use std::path::Path;
 
-use client::legacy::connect_in;
-use client::{Client, Cut, ROOT, exchange, frame};
+use crate::client::legacy::connect_in;
+use crate::client::{Client, Cut, ROOT, exchange, frame};
+use crate::sentinel::{assert_sentinel, share_beside_sentinel};
 use proptest::prelude::*;
-use sentinel::{assert_sentinel, share_beside_sentinel};
 use virtio_9p::Errno;
 use virtio_9p::wire::{
     Dialect, Fid, Message, NOFID, OpenMode, Perm, Rerror, Stat, StatParameter, Tattach, Tauth, Tcreate, Topen, Tread,

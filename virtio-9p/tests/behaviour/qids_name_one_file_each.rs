@@ -1,13 +1,11 @@
 //! A qid's number is one file's for as long as a fid holds it, on every device, and its version follows the file.
 
-mod client;
-
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use client::{Client, ROOT, connect, connect_fresh, connect_with, is_root};
+use crate::client::{Client, ROOT, connect, connect_fresh, connect_with, is_root};
 use virtio_9p::wire::{Fid, OpenFlags, SetattrValid};
 use virtio_9p::{Options, PassthroughOptions};
 

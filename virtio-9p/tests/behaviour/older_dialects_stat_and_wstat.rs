@@ -1,13 +1,11 @@
 //! Stat records tell what the host knows, and a wstat changes what it names and nothing else.
 
-mod client;
-
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use client::legacy::{Record, connect_in};
-use client::{Client, ROOT, frame, is_root};
+use crate::client::legacy::{Record, connect_in};
+use crate::client::{Client, ROOT, frame, is_root};
 use virtio_9p::wire::{Dialect, Fid, NONUNAME, OpenMode, Perm, Qid, QidType, Stat, StatParameter, Twstat, UnixStat};
 use virtio_9p::{Errno, FileSystem, Patience, Work};
 

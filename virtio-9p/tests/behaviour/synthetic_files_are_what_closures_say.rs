@@ -1,11 +1,9 @@
 //! A tree of closures behaves as a read-only file system with control files.
 
-mod client;
-
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use client::{Client, Cut, ROOT};
+use crate::client::{Client, Cut, ROOT};
 use virtio_9p::synthetic::{Directory, File, Synthetic};
 use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};
 use virtio_9p::{Errno, FileSystem, Options, Patience, Server, Work, limits};

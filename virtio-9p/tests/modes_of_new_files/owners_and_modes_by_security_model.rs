@@ -1,11 +1,9 @@
 //! The security models, id maps, squashing, umask and acting as a user.
 
-mod client;
-
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use client::{Client, ROOT, connect_with, is_root};
+use crate::client::{Client, ROOT, connect_with, is_root};
 use rustix::fs::XattrFlags;
 use tempfile::TempDir;
 use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};

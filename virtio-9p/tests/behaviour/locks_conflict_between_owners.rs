@@ -1,11 +1,9 @@
 //! Locks are real: between owners of one session, between sessions, and with the host.
 
-mod client;
-
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use client::{Client, ROOT, connect, connect_fresh, connect_with};
+use crate::client::{Client, ROOT, connect, connect_fresh, connect_with};
 use virtio_9p::wire::{Fid, LockFlags, LockStatus, LockType, NONUNAME, OpenFlags, Tlock};
 use virtio_9p::{Errno, Options, PassthroughOptions, Server};
 

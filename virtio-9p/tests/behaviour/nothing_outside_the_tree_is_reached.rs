@@ -1,12 +1,10 @@
 //! No name, link or race leads out of the shared folder, with `openat2` and without.
 
-mod client;
-
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use client::{Client, ROOT, connect_with};
+use crate::client::{Client, ROOT, connect_with};
 use tempfile::TempDir;
 use virtio_9p::wire::{Fid, OpenFlags};
 use virtio_9p::{Errno, Options, PassthroughOptions};
