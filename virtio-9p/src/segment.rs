@@ -80,6 +80,12 @@ impl<'a> View<'a> {
         (self.skip + end <= first.len()).then(|| unsafe { first.at(self.skip + offset) })
     }
 
+    /// Pointer and length, if all lies in the first segment.
+    #[inline]
+    fn whole(&self) -> Option<(*mut u8, usize)> {
+        self.within_first(0, self.len).map(|start| (start, self.len))
+    }
+
     /// The part of at most `len` bytes from `offset`, shorter where the view ends.
     #[inline]
     fn slice(mut self, offset: usize, len: usize) -> View<'a> {
@@ -159,17 +165,20 @@ impl<'a> Readable<'a> {
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len
     }
 
     /// Whether there are no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The part of at most `len` bytes from `offset`, shorter where the memory ends.
     #[must_use]
+    #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Readable<'a> {
         Readable(self.0.slice(offset, len))
     }
@@ -207,6 +216,12 @@ impl<'a> Readable<'a> {
         let copied = self.copy_to(0, to.spare_capacity_mut()).len();
         // SAFETY: `copied` elements behind the length were just written, within the capacity.
         unsafe { to.set_len(to.len() + copied) };
+    }
+
+    /// Pointer and length for `pwrite`, if all lies in one piece.
+    #[inline]
+    pub(crate) fn whole(&self) -> Option<(*const u8, usize)> {
+        self.0.whole().map(|(start, len)| (start.cast_const(), len))
     }
 
     /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
@@ -254,17 +269,20 @@ impl<'a> Writable<'a> {
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len
     }
 
     /// Whether there are no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The part of at most `len` bytes from `offset`, shorter where the memory ends.
     #[must_use]
+    #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Writable<'a> {
         Writable(self.0.slice(offset, len))
     }
@@ -300,6 +318,12 @@ impl<'a> Writable<'a> {
         self.copy_from(0, from);
         self.0 = self.0.slice(from.len(), usize::MAX);
         true
+    }
+
+    /// Pointer and length for `pread`, if all lies in one piece.
+    #[inline]
+    pub(crate) fn whole(&self) -> Option<(*mut u8, usize)> {
+        self.0.whole()
     }
 
     /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.

@@ -51,6 +51,7 @@ pub(super) fn statfs(inode: &Inode) -> Result<Rstatfs, Errno> {
 }
 
 impl Passthrough {
+    #[inline]
     pub(super) fn attributes(&self, inode: &Inode, wanted: AttrMask) -> Result<Rgetattr, Errno> {
         let fd = inode.fd()?;
         let mut status =

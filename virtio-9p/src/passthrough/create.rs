@@ -101,6 +101,7 @@ impl Passthrough {
 
     /// Gives a new file to its owner, if the process may, and returns it with its qid; `io_open` is as for [`Inode::known`].
     /// On an error the caller removes the file.
+    #[inline]
     pub(super) fn settle(&self, fd: OwnedFd, fresh: Fresh, io_open: usize) -> Result<(Arc<Inode>, Qid), Errno> {
         let mut status = Status::of(fd.as_fd())?;
         if self.host.identity.is_mapped() {
@@ -119,6 +120,7 @@ impl Passthrough {
     }
 
     /// Whether the file, whose status is `now`, had to be changed for that.
+    #[inline]
     fn give(&self, fd: BorrowedFd<'_>, fresh: &Fresh, now: &Status) -> Result<bool, Errno> {
         let Owner { uid, gid } = fresh.owner;
         let is_theirs = uid.is_none_or(|uid| uid == now.uid) && gid.is_none_or(|gid| gid == now.gid);

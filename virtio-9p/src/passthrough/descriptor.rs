@@ -37,6 +37,7 @@ fn decode(state: u64) -> Option<RawFd> {
 
 impl Descriptor {
     /// A place that can be closed, or is `fixed`.
+    #[inline]
     pub(super) fn new(fd: OwnedFd, fixed: bool) -> Descriptor {
         Descriptor { state: AtomicU64::new(encode(fd.into_raw_fd())), fixed, recent: AtomicBool::new(true) }
     }
@@ -97,6 +98,7 @@ impl Descriptor {
         if self.fixed { None } else { self.take() }
     }
 
+    #[inline]
     fn take(&self) -> Option<OwnedFd> {
         let state = self.state.load(Ordering::Relaxed);
         let fd = decode(state).filter(|fd| encode(*fd) == state)?;
@@ -116,6 +118,7 @@ impl Descriptor {
 }
 
 impl Drop for Descriptor {
+    #[inline]
     fn drop(&mut self) {
         drop(self.take());
     }

@@ -103,6 +103,7 @@ impl Drop for WhileServed {
 
 impl Host {
     /// The file `name` in `dir`, with the status that the client sees.
+    #[inline]
     pub(super) fn reach(self: &Arc<Host>, dir: &Inode, name: Name<'_>) -> Result<(Arc<Inode>, Status), Errno> {
         let dir_fd = dir.as_dir()?;
         if let Some(known) = self.directories.find(dir.id(), name) {

@@ -61,18 +61,23 @@ impl Host {
     }
 
     /// Runs what opens a descriptor, again after closing others if the process or the system has none left.
+    #[inline]
     pub(super) fn with_room<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         self.pool.make_room()?;
         match open() {
-            Err(Errno::EMFILE | Errno::ENFILE) => {
-                self.pool.reclaim();
-                open()
-            }
+            Err(Errno::EMFILE | Errno::ENFILE) => self.with_more_room(open),
             result => result,
         }
     }
 
+    #[cold]
+    fn with_more_room<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.pool.reclaim();
+        open()
+    }
+
     /// An `O_PATH` descriptor of the file `name` in `dir`.
+    #[inline]
     pub(super) fn child(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
         self.with_room(|| {
             if self.openat2 {
@@ -84,6 +89,7 @@ impl Host {
     }
 
     /// `openat2` with a bounded number of retries: a rename anywhere in the system can make it fail with `EAGAIN`.
+    #[inline]
     fn beneath(&self, dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         for _ in 0..RACE_RETRIES {
             match rustix::fs::openat2(dir, path, flags, Mode::empty(), CONFINED) {

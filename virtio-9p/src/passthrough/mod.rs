@@ -161,6 +161,7 @@ impl FileSystem for Passthrough {
         Ok(Entry { node: PassthroughNode { inode: self.root.clone(), user }, qid })
     }
 
+    #[inline]
     fn lookup(&self, dir: &PassthroughNode, name: Name<'_>) -> Result<Entry<PassthroughNode>, Errno> {
         let _user = self.act_as(dir)?;
         let (inode, status) = self.host.reach(&dir.inode, name)?;
@@ -174,6 +175,7 @@ impl FileSystem for Passthrough {
         Ok(Entry { node: dir.beside(parent), qid })
     }
 
+    #[inline]
     fn getattr(&self, node: &PassthroughNode, wanted: AttrMask) -> Result<Rgetattr, Errno> {
         self.attributes(&node.inode, wanted)
     }
@@ -192,12 +194,14 @@ impl FileSystem for Passthrough {
         self.change(&node.inode, handle.map(|handle| &*handle.file), change)
     }
 
+    #[inline]
     fn open(&self, node: &PassthroughNode, flags: OpenFlags) -> Result<Opened<PassthroughHandle>, Errno> {
         let _user = self.act_as(node)?;
         let (file, qid) = self.open_inode(&node.inode, flags)?;
         Ok(Opened { handle: PassthroughHandle { file, user: node.user.clone() }, qid })
     }
 
+    #[inline]
     fn create(
         &self,
         dir: &PassthroughNode,
@@ -215,6 +219,7 @@ impl FileSystem for Passthrough {
         handle.file.read(offset, data)
     }
 
+    #[inline]
     fn read_within(
         &self,
         handle: &PassthroughHandle,
@@ -235,6 +240,7 @@ impl FileSystem for Passthrough {
         handle.file.write(offset, data)
     }
 
+    #[inline]
     fn write_within(
         &self,
         handle: &PassthroughHandle,
@@ -246,6 +252,7 @@ impl FileSystem for Passthrough {
         handle.file.write_within(offset, data, patience)
     }
 
+    #[inline]
     fn readdir(
         &self,
         handle: &PassthroughHandle,
@@ -302,6 +309,7 @@ impl FileSystem for Passthrough {
         self.rename_in(&old_dir.inode, old, &new_dir.inode, new)
     }
 
+    #[inline]
     fn unlink(&self, dir: &PassthroughNode, name: Name<'_>, directory: bool) -> Result<(), Errno> {
         let _user = self.act_as(dir)?;
         self.unlink_in(&dir.inode, name, directory)

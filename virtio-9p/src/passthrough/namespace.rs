@@ -22,6 +22,7 @@ impl Passthrough {
         })
     }
 
+    #[inline]
     fn unlink_spot(&self, spot: Spot<'_>, directory: bool) -> Result<(), Errno> {
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         self.host.remove_name(spot, || Ok(rustix::fs::unlinkat(spot.dir, spot.name.as_bytes(), flags)?))
@@ -42,6 +43,7 @@ impl Passthrough {
         )
     }
 
+    #[inline]
     pub(super) fn unlink_in(&self, dir: &Inode, name: Name<'_>, directory: bool) -> Result<(), Errno> {
         let spot = dir.as_dir()?;
         self.unlink_spot(Spot { dir: spot.as_fd(), name }, directory)?;

@@ -64,6 +64,7 @@ pub(super) struct Inode {
 
 impl Inode {
     /// Takes an `O_PATH` descriptor, and returns the status that the client sees.
+    #[inline]
     pub(super) fn new(host: &Arc<Host>, fd: OwnedFd) -> Result<(Arc<Inode>, Status), Errno> {
         let status = Status::of(fd.as_fd())?;
         Ok(Inode::known(host, fd, status, 0))
@@ -71,6 +72,7 @@ impl Inode {
 
     /// As [`Inode::new`], with the present status of the host's file, and so many open files that use this descriptor as
     /// their own: it is then not an `O_PATH` one.
+    #[inline]
     pub(super) fn known(host: &Arc<Host>, fd: OwnedFd, mut status: Status, io_open: usize) -> (Arc<Inode>, Status) {
         let host_kind = FileKind::of(status.kind());
         host.overlay(fd.as_fd(), &mut status);
@@ -222,6 +224,7 @@ impl Inode {
     }
 
     /// The descriptor of a directory; `ENOTDIR` if it is none.
+    #[inline]
     pub(super) fn as_dir(&self) -> Result<InUse<'_>, Errno> {
         match self.kind {
             FileKind::Directory => self.fd(),
@@ -231,6 +234,7 @@ impl Inode {
 }
 
 impl Drop for Inode {
+    #[inline]
     fn drop(&mut self) {
         if self.is_open() {
             self.host.pool.closed();

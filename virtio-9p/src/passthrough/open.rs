@@ -42,6 +42,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
+    #[inline]
     fn new(fd: OwnedFd, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
         let listed = inode.host.pool.opened();
         inode.io_open.fetch_add(1, Ordering::Release);
@@ -49,10 +50,12 @@ impl OpenFile {
     }
 
     /// A file that was created by opening the descriptor of `inode`, which counts it already.
+    #[inline]
     fn created(inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
         OpenFile::with(Descriptor::closed(inode.is_fixed()), inode, access, flags)
     }
 
+    #[inline]
     fn with(descriptor: Descriptor, inode: &Arc<Inode>, access: u32, flags: OFlags) -> Arc<OpenFile> {
         let mount = inode.host.mounts.of(inode.id().device);
         let file = Arc::new(OpenFile {
@@ -124,6 +127,7 @@ impl OpenFile {
         self.access != OpenFlags::RDONLY
     }
 
+    #[inline]
     pub(super) fn read(&self, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
         if self.inode.kind() == FileKind::Directory {
             return Err(Errno::EISDIR);
@@ -135,6 +139,7 @@ impl OpenFile {
         }
     }
 
+    #[inline]
     pub(super) fn write(&self, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
         let fd = self.fd()?;
         match rawio::write(fd.as_fd(), offset, data) {
@@ -150,6 +155,7 @@ impl OpenFile {
         self.flags.contains(OFlags::DIRECT) && set_direct(fd, false)
     }
 
+    #[inline]
     pub(super) fn read_within(&self, offset: u64, data: &Writable<'_>, patience: Patience) -> Result<usize, Hindrance> {
         let mut way = self.way(Move::Read, patience);
         if way == Way::Now && self.inode.kind() != FileKind::Directory {
@@ -165,6 +171,7 @@ impl OpenFile {
         }
     }
 
+    #[inline]
     pub(super) fn write_within(
         &self,
         offset: u64,
@@ -238,6 +245,7 @@ impl Reclaim for OpenFile {
 }
 
 impl Drop for OpenFile {
+    #[inline]
     fn drop(&mut self) {
         if *self.shared.get_mut() {
             if Arc::strong_count(&self.inode) > 1 {
@@ -292,6 +300,7 @@ fn host_flags(flags: OpenFlags) -> Result<OFlags, Errno> {
 
 impl Passthrough {
     /// Opens a file that was reached.
+    #[inline]
     pub(super) fn open_inode(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Result<(Arc<OpenFile>, Qid), Errno> {
         let mut host = host_flags(flags)?;
         match inode.kind() {
@@ -329,6 +338,7 @@ impl Passthrough {
     }
 
     /// Creates a regular file and opens it, or opens an existing one unless `EXCL` is asked for.
+    #[inline]
     pub(super) fn create_file(
         &self,
         dir: &Inode,

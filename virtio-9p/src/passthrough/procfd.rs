@@ -26,6 +26,7 @@ impl ProcFds {
     }
 
     /// Opens the file of `fd` again. The caller knows that its type is regular or directory, or asks for `O_PATH`.
+    #[inline]
     pub(super) fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
         let link = DecInt::from_fd(fd);
         let flags = flags.union(OFlags::CLOEXEC);

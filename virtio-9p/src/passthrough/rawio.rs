@@ -12,10 +12,12 @@ use crate::wire::LockType;
 const PAGE: libc::off_t = 4096;
 
 /// Turns the result of a call into a byte count.
+#[inline]
 fn counted(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::last())
 }
 
+#[inline]
 fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
     loop {
         match call() {
@@ -43,6 +45,7 @@ fn pieces(len: usize, mut call: impl FnMut(usize) -> Result<(usize, usize), Errn
     }
 }
 
+#[inline]
 fn file_offset(offset: u64, done: usize) -> Result<libc::off_t, Errno> {
     u64::try_from(done)
         .ok()
@@ -57,42 +60,54 @@ fn vector_count(vectors: &[libc::iovec]) -> libc::c_int {
 }
 
 /// Reads from `offset` straight into `data`; short at the end of the file.
+#[inline]
 pub(super) fn read(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
+    let Some((start, len)) = data.whole() else { return read_pieces(fd, offset, data) };
+    // The kernel has less to fetch and to check than with a list of pieces.
+    let at = file_offset(offset, 0)?;
+    retry(|| {
+        // SAFETY: the bytes are writable memory by the contract of `Segment::new`, alive as long as `data`.
+        counted(unsafe { libc::pread(fd.as_raw_fd(), start.cast(), len, at) })
+    })
+}
+
+fn read_pieces(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
     pieces(data.len(), |done| {
         let mut room = IoVectors::default();
         let rest = data.slice(done, usize::MAX);
         let (vectors, asked) = rest.vectors(&mut room);
         let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
         let moved = retry(|| {
             // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe {
-                match vectors {
-                    // The kernel has less to fetch and to check.
-                    [only] => libc::pread(fd.as_raw_fd(), only.iov_base, only.iov_len, at),
-                    _ => libc::preadv(fd.as_raw_fd(), vectors.as_ptr(), vector_count(vectors), at),
-                }
-            })
+            counted(unsafe { libc::preadv(fd.as_raw_fd(), vectors.as_ptr(), count, at) })
         })?;
         Ok((moved, asked))
     })
 }
 
 /// Writes `data` straight at `offset`.
+#[inline]
 pub(super) fn write(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
+    let Some((start, len)) = data.whole() else { return write_pieces(fd, offset, data) };
+    // As for reads.
+    let at = file_offset(offset, 0)?;
+    retry(|| {
+        // SAFETY: the bytes are readable memory by the contract of `Segment::new`, alive as long as `data`.
+        counted(unsafe { libc::pwrite(fd.as_raw_fd(), start.cast(), len, at) })
+    })
+}
+
+fn write_pieces(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
     pieces(data.len(), |done| {
         let mut room = IoVectors::default();
         let rest = data.slice(done, usize::MAX);
         let (vectors, asked) = rest.vectors(&mut room);
         let at = file_offset(offset, done)?;
+        let count = vector_count(vectors);
         let moved = retry(|| {
             // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe {
-                match vectors {
-                    // The kernel has less to fetch and to check.
-                    [only] => libc::pwrite(fd.as_raw_fd(), only.iov_base, only.iov_len, at),
-                    _ => libc::pwritev(fd.as_raw_fd(), vectors.as_ptr(), vector_count(vectors), at),
-                }
-            })
+            counted(unsafe { libc::pwritev(fd.as_raw_fd(), vectors.as_ptr(), count, at) })
         })?;
         Ok((moved, asked))
     })

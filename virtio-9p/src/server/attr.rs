@@ -8,6 +8,7 @@ use crate::fs::{FileSystem, SetAttr, SetTime};
 use crate::wire::{Rsetattr, SetattrValid, Tgetattr, Time, Tsetattr, Tstatfs};
 
 impl<F: FileSystem> Server<F> {
+    #[inline]
     pub(super) fn getattr(&self, message: &Tgetattr, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.get(message.fid)?;
         let mut answer = self.fs.getattr(state.file()?, message.request_mask)?;

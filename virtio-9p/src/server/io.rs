@@ -19,6 +19,7 @@ fn count(bytes: usize) -> Result<u32, Errno> {
 }
 
 impl<F: FileSystem> Server<F> {
+    #[inline]
     pub(super) fn read(&self, message: &Tread, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.get(message.fid)?;
         let offset = position(message.offset)?;
@@ -41,6 +42,7 @@ impl<F: FileSystem> Server<F> {
         reply.send_with_payload(&Rread { count })
     }
 
+    #[inline]
     pub(super) fn write(&self, message: &Twrite, request: &Readable<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.get(message.fid)?;
         self.check_writable()?;

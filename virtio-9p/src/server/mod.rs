@@ -190,6 +190,7 @@ impl<F: FileSystem> Server<F> {
         Some((header, Reply::new(header.tag, dialect, *reply, limit, terms)))
     }
 
+    #[inline]
     fn serve(
         &self,
         header: Header,

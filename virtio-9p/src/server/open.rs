@@ -17,6 +17,7 @@ pub(super) fn valid_id(id: u32) -> Option<u32> {
 }
 
 impl<F: FileSystem> Server<F> {
+    #[inline]
     pub(super) fn walk(&self, message: &Twalk<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         reply.expect(HEADER_LEN + 2 + Qid::LEN * message.names.len())?;
         let state = self.session.fids.get_beside(message.fid, message.newfid)?;
@@ -47,10 +48,12 @@ impl<F: FileSystem> Server<F> {
         reply.send(&Rwalk { qids })
     }
 
+    #[inline]
     fn step(&self, dir: &F::Node, name: &[u8]) -> Result<Entry<F::Node>, Errno> {
         if name == b".." { self.fs.parent(dir) } else { self.fs.lookup(dir, Name::existing(name)?) }
     }
 
+    #[inline]
     pub(super) fn lopen(&self, message: &Tlopen, reply: &Reply<'_>) -> Result<usize, Errno> {
         reply.expect(OPEN_REPLY)?;
         let state = self.session.fids.get(message.fid)?;
@@ -66,6 +69,7 @@ impl<F: FileSystem> Server<F> {
         reply.send(&Rlopen { qid: opened.qid, iounit: self.iounit() })
     }
 
+    #[inline]
     pub(super) fn lcreate(&self, message: &Tlcreate<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         reply.expect(OPEN_REPLY)?;
         let state = self.session.fids.get(message.fid)?;

@@ -69,6 +69,7 @@ impl<F: FileSystem> Server<F> {
         reply.send(&Rflush {})
     }
 
+    #[inline]
     pub(super) fn clunk(&self, message: &Tclunk, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.remove(message.fid)?;
         if let Use::XattrWrite(attribute) = &state.used {
