@@ -19,7 +19,6 @@ use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use vmm_sys_util::timerfd::TimerFd;
 
 use crate::service_manager;
 use crate::transport::socket::BoundSocket;
@@ -27,12 +26,18 @@ use crate::transport::vhost_user::{Connection, RingWindow};
 use crate::transport::{Device, vfio_user};
 
 mod signals;
+#[cfg(test)]
+mod tests;
+mod timer;
 
 pub use signals::block_signals;
 use signals::{Signal, SignalSource};
+use timer::Timer;
 
 /// How long a device remembers domains and fids for a front end that went away.
 pub const LINGER: Duration = Duration::from_secs(30);
+/// How long a front end is left in the backlog when nothing is left to serve it with.
+const BREATHER: Duration = Duration::from_millis(100);
 /// How long a stop waits for connections to end; one may be inside a slow file operation.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -48,12 +53,12 @@ enum PortEvent {
     Listen,
     /// The connection has ended.
     Ended,
-    /// The device has waited long enough for its front end.
-    Lingered,
+    /// The device has waited long enough for its front end, or the front end for us.
+    Timer,
 }
 
 impl PortEvent {
-    const ALL: [Self; 3] = [Self::Listen, Self::Ended, Self::Lingered];
+    const ALL: [Self; 3] = [Self::Listen, Self::Ended, Self::Timer];
 
     fn data(self, port: usize) -> u32 {
         let number = FIRST_PORT as usize + Self::ALL.len() * port + self as usize;
@@ -87,8 +92,10 @@ pub struct Port {
     socket: BoundSocket,
     protocol: Protocol,
     ended: EventFd,
-    linger: TimerFd,
+    timer: Timer,
     running: Option<Running>,
+    /// A front end could not be served: the timer says when to try again.
+    is_held_up: bool,
 }
 
 /// What ends a connection, and what serves it until then.
@@ -113,8 +120,9 @@ impl Port {
             socket,
             protocol,
             ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-            linger: TimerFd::new().map_err(|cause| io::Error::from_raw_os_error(cause.errno()))?,
+            timer: Timer::new()?,
             running: None,
+            is_held_up: false,
         })
     }
 
@@ -275,10 +283,17 @@ impl Supervisor {
         let listening = Events::with_data(&port.socket, PortEvent::Listen.data(index), EventSet::IN);
         match event {
             PortEvent::Listen => {
-                let _ = port.linger.clear();
+                port.timer.clear();
                 match port.accept() {
-                    Ok(()) => watch(ops.remove(listening)),
-                    Err(cause) => error!("{}: cannot serve a front end: {cause}", port.name()),
+                    Ok(()) => {}
+                    Err(cause) => {
+                        error!("{}: cannot serve a front end: {cause}", port.name());
+                        port.timer.set(BREATHER);
+                        port.is_held_up = true;
+                    }
+                }
+                if port.running.is_some() || port.is_held_up {
+                    watch(ops.remove(listening));
                 }
             }
             PortEvent::Ended => {
@@ -287,13 +302,21 @@ impl Supervisor {
                     let _ = running.thread.join();
                 }
                 if port.protocol.can_reconnect() {
-                    let _ = port.linger.reset(LINGER, None);
+                    port.timer.set(LINGER);
                 }
                 watch(ops.add(listening));
             }
-            PortEvent::Lingered => {
-                let _ = port.linger.wait();
-                if port.running.is_none() {
+            PortEvent::Timer => {
+                if !port.timer.has_expired() {
+                    return;
+                }
+                if std::mem::take(&mut port.is_held_up) {
+                    watch(ops.add(listening));
+                    if port.protocol.can_reconnect() {
+                        // From now on: what the device remembers was kept meanwhile.
+                        port.timer.set(LINGER);
+                    }
+                } else if port.running.is_none() {
                     port.device.reset();
                     info!("{}: no front end came back; its state is dropped", port.name());
                 }
@@ -318,7 +341,7 @@ impl MutEventSubscriber for Supervisor {
         for (index, port) in self.ports.iter().enumerate() {
             watch(ops.add(Events::with_data(&port.socket, PortEvent::Listen.data(index), EventSet::IN)));
             watch(ops.add(Events::with_data(&port.ended, PortEvent::Ended.data(index), EventSet::IN)));
-            watch(ops.add(Events::with_data(&port.linger, PortEvent::Lingered.data(index), EventSet::IN)));
+            watch(ops.add(Events::with_data(&port.timer, PortEvent::Timer.data(index), EventSet::IN)));
         }
     }
 

@@ -8,7 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use crate::device::throttle::Throttle;
 
 /// Parts of the program that say what others cause.
-const CAUSED: [&str; 3] = ["calgaryd::device", "calgaryd::listen", "calgaryd::transport"];
+const CAUSED: [&str; 4] = ["calgaryd::device", "calgaryd::listen", "calgaryd::supervisor", "calgaryd::transport"];
 /// Lines of one place in the program within [`Throttle`]'s interval. A daemon with many devices says much when it starts.
 const BURST: u32 = 100;
 
@@ -111,6 +111,7 @@ mod tests {
         let info = log::Level::Info;
         assert_eq!(passed("calgaryd::device::share", info, true), BURST);
         assert_eq!(passed("calgaryd::transport::vfio_user", log::Level::Error, true), BURST);
+        assert_eq!(passed("calgaryd::supervisor", info, true), BURST);
         assert_eq!(passed("calgaryd::device::share", info, false), 1000);
         assert_eq!(passed("calgaryd::daemon", info, true), 1000, "the counters are as long as they are");
         assert_eq!(passed("calgaryd::device", log::Level::Debug, true), 0);

@@ -20,7 +20,8 @@ pub(super) fn expand(args: &[OsString], command: &[&str], file: &Path) -> Result
     let text = std::fs::read_to_string(file)
         .map_err(|cause| Failure::Usage(format!("cannot read the configuration {}: {cause}", file.display())))?;
     let options = options(&text, command).map_err(|cause| Failure::Usage(format!("{}: {cause}", file.display())))?;
-    let mut at = 0;
+    // Behind the program's name, which may be anything.
+    let mut at = 1;
     for word in command {
         at += args.iter().skip(at).position(|arg| arg == word).map_or(0, |position| position + 1);
     }
@@ -166,5 +167,8 @@ mod tests {
         let args = ["calgaryd", "attach", "qemu", "--window=1G"].map(OsString::from);
         let Ok(expanded) = expand(&args, &["attach", "qemu"], &file) else { panic!("refused") };
         assert_eq!(expanded, ["calgaryd", "attach", "qemu", "--window=64M", "--window=1G"].map(OsString::from));
+        let args = ["serve", "serve", "--window=1G"].map(OsString::from);
+        let Ok(expanded) = expand(&args, &["serve"], &file) else { panic!("refused") };
+        assert_eq!(expanded, ["serve", "serve", "--window=64M", "--window=1G"].map(OsString::from));
     }
 }

@@ -4,6 +4,7 @@
 //! transport that is. Control calls come from any thread and return at once, except [`Device::stop`], which waits for
 //! the request in hand; [`Device::service`] is the data path and runs on one thread per device at a time.
 
+mod eventfd;
 pub mod socket;
 pub mod vfio_user;
 pub mod vhost_user;

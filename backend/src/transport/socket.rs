@@ -5,8 +5,11 @@ mod inherited;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub use inherited::{InheritedError, is_path};
 
@@ -65,11 +68,11 @@ impl BoundSocket {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(cause) => return Err(refuse(cause)),
             Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
-            Ok(_) => match UnixStream::connect(path) {
-                Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(refuse)?;
-                }
-                Ok(_) | Err(_) => return Err(BindError::InUse(path.to_owned())),
+            Ok(_) => match connect_at_once(path) {
+                Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(refuse)?,
+                // A listener that takes nobody, or a socket of another kind, is one all the same.
+                Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(BindError::InUse(path.to_owned())),
+                Err(cause) => return Err(refuse(cause.into())),
             },
         }
         let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -93,6 +96,13 @@ impl BoundSocket {
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
+}
+
+/// Connects to the stream socket at `path` and leaves again; `AGAIN` where it would have to wait for its listener.
+fn connect_at_once(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 impl AsRawFd for BoundSocket {
@@ -129,6 +139,27 @@ mod tests {
         assert!(matches!(BoundSocket::bind(&path), Err(BindError::InUse(_))));
         drop(live);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_that_takes_nobody_is_in_use_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let live = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&live, 0).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            rustix::net::connect(&socket, &SocketAddrUnix::new(&path).unwrap()).ok().map(|()| socket)
+        })
+        .collect();
+        assert!(!waiting.is_empty());
+        let (done, told) = std::sync::mpsc::channel();
+        let taken = path.clone();
+        std::thread::spawn(move || done.send(BoundSocket::bind(&taken).map(drop)));
+        let found = told.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits");
+        assert!(matches!(found, Err(BindError::InUse(_))), "{found:?}");
+        assert!(path.exists());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::wire::{Errno, IrqInfo, SetIrqs, irq_flag, set_irqs_flag};
 use crate::transport::Interrupt;
+use crate::transport::eventfd::{adopt, fire};
 
 /// Kinds of interrupt of a PCI function, numbered as VFIO does: INTx, MSI, MSI-X, errors, requests.
 pub(super) const KINDS: u32 = 5;
@@ -52,28 +53,6 @@ struct Vector {
 struct Line {
     eventfd: Option<OwnedFd>,
     masked: bool,
-}
-
-/// Adds one to the counter of an eventfd, unless it is so full that a client which made it block would hold us up. It is
-/// readable then anyway.
-fn fire(eventfd: &OwnedFd) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut ready = [PollFd::new(eventfd, PollFlags::OUT)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut ready, Some(&at_once)) == Ok(1) && ready[0].revents().contains(PollFlags::OUT) {
-        let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
-    }
-}
-
-/// Takes `fd` if it can serve as an eventfd: something without a file behind it, so that writing waits for nobody.
-fn eventfd(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    let stat = rustix::fs::fstat(&fd).map_err(|_| Errno::INVALID)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Unknown {
-        return Err(Errno::INVALID);
-    }
-    let flags = rustix::fs::fcntl_getfl(&fd).map_err(|_| Errno::INVALID)?;
-    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(|_| Errno::INVALID)?;
-    Ok(fd)
 }
 
 impl Vector {
@@ -194,7 +173,11 @@ impl Interrupts {
             set_irqs_flag::DATA_EVENTFD if action == set_irqs_flag::ACTION_TRIGGER => {
                 let fds: Vec<Option<OwnedFd>> = match fds.len() {
                     0 => std::iter::repeat_with(|| None).take(count).collect(),
-                    len if len == count => fds.into_iter().map(|fd| eventfd(fd).map(Some)).collect::<Result<_, _>>()?,
+                    len if len == count => fds
+                        .into_iter()
+                        .map(|fd| adopt(fd).map(Some))
+                        .collect::<Result<_, _>>()
+                        .map_err(|_| Errno::INVALID)?,
                     _ => return Err(Errno::INVALID),
                 };
                 state.connect(request.index.get(), first, fds);
