@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use iommu_calgary::PAGE_SIZE;
 use log::error;
+use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_WRITE, VFIO_DMA_UNMAP_FLAG_ALL};
 use vm_memory::{FileOffset, MmapRegion};
 
-use super::wire::{DmaMap, DmaUnmap, Errno, dma_flag, unmap_flag};
+use super::wire::{DmaMap, DmaUnmap, Errno};
 use crate::memory::{GuestRam, Mapping};
 
 /// Most sections at one time; a q35 machine has about 20.
@@ -61,7 +62,7 @@ impl DmaMaps {
         if self.sections.len() == MAX_MAPS {
             return Err(Errno::TOO_MANY);
         }
-        let writable = request.flags.get() & dma_flag::WRITE != 0;
+        let writable = request.flags.get() & VFIO_DMA_MAP_FLAG_WRITE != 0;
         let memory = match fd {
             Some(fd) => Some(map_file(fd, request.offset.get(), size, writable)?),
             None if writable => {
@@ -96,12 +97,12 @@ impl DmaMaps {
     pub(super) fn unmap(&mut self, request: &DmaUnmap) -> Result<(), Errno> {
         let (start, size) = (request.address.get(), request.size.get());
         match request.flags.get() {
-            unmap_flag::ALL if (start, size) == (0, 0) => {
+            VFIO_DMA_UNMAP_FLAG_ALL if (start, size) == (0, 0) => {
                 self.sections.clear();
                 return Ok(());
             }
             0 if size != 0 => {}
-            0 | unmap_flag::ALL => return Err(Errno::INVALID),
+            0 | VFIO_DMA_UNMAP_FLAG_ALL => return Err(Errno::INVALID),
             _ => return Err(Errno::UNSUPPORTED),
         }
         let end = start.checked_add(size).ok_or(Errno::INVALID)?;
@@ -159,6 +160,7 @@ fn map_file(fd: OwnedFd, offset: u64, size: u64, writable: bool) -> Result<Arc<M
 mod tests {
     use iommu_calgary::Access;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use vfio_bindings::bindings::vfio::VFIO_DMA_MAP_FLAG_READ;
 
     use super::*;
 
@@ -171,7 +173,7 @@ mod tests {
     fn map(address: u64, size: u64, offset: u64) -> DmaMap {
         DmaMap {
             argsz: 32.into(),
-            flags: (dma_flag::READ | dma_flag::WRITE).into(),
+            flags: (VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE).into(),
             offset: offset.into(),
             address: address.into(),
             size: size.into(),
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn a_read_only_section_is_never_written() {
         let mut maps = DmaMaps::new("test");
-        let request = DmaMap { flags: dma_flag::READ.into(), ..map(0, 0x1000, 0) };
+        let request = DmaMap { flags: VFIO_DMA_MAP_FLAG_READ.into(), ..map(0, 0x1000, 0) };
         maps.map(&request, memfd(0x1000)).unwrap();
         assert!(maps.ram().resolve(0, 1, Access::Read).is_some());
         assert!(maps.ram().resolve(0, 1, Access::Write).is_none());
@@ -215,7 +217,7 @@ mod tests {
         let mut maps = DmaMaps::new("test");
         assert_eq!(maps.map(&map(0, 0x1000, 0), None), Err(Errno::INVALID));
         assert_eq!(maps.unmap(&unmap(0, 0x1000, 0)), Ok(()), "what was refused may be unmapped");
-        let rom = DmaMap { flags: dma_flag::READ.into(), ..map(0xf_0000, 0x1000, 0) };
+        let rom = DmaMap { flags: VFIO_DMA_MAP_FLAG_READ.into(), ..map(0xf_0000, 0x1000, 0) };
         assert_eq!(maps.map(&rom, None), Ok(()));
         assert_eq!(maps.ram().total(), 0);
         assert_eq!(maps.map(&map(0xf_0000, 0x1000, 0), memfd(0x1000)), Err(Errno::EXISTS));
@@ -258,12 +260,12 @@ mod tests {
         assert_eq!(maps.unmap(&unmap(0x1000, 0x1000, 0)), Err(Errno::INVALID));
         assert_eq!(maps.unmap(&unmap(0x2000, 0x8000, 0)), Err(Errno::INVALID));
         assert_eq!(maps.unmap(&unmap(0, 0, 0)), Err(Errno::INVALID));
-        assert_eq!(maps.unmap(&unmap(0, 0x1000, unmap_flag::ALL)), Err(Errno::INVALID));
+        assert_eq!(maps.unmap(&unmap(0, 0x1000, VFIO_DMA_UNMAP_FLAG_ALL)), Err(Errno::INVALID));
         assert_eq!(maps.unmap(&unmap(0x1000, 0x2000, 1)), Err(Errno::UNSUPPORTED));
         assert_eq!(maps.ram().total(), 0x3000);
         assert_eq!(maps.unmap(&unmap(0, 0x4000, 0)), Ok(()));
         assert_eq!(maps.ram().total(), 0x1000);
-        assert_eq!(maps.unmap(&unmap(0, 0, unmap_flag::ALL)), Ok(()));
+        assert_eq!(maps.unmap(&unmap(0, 0, VFIO_DMA_UNMAP_FLAG_ALL)), Ok(()));
         assert_eq!(maps.ram().total(), 0);
         maps.map(&map(0x1000, 0x2000, 0), memfd(0x2000)).unwrap();
     }
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn the_number_of_sections_has_a_bound() {
         let mut maps = DmaMaps::new("test");
-        let rom = |index: u64| DmaMap { flags: dma_flag::READ.into(), ..map(index * 0x1000, 0x1000, 0) };
+        let rom = |index: u64| DmaMap { flags: VFIO_DMA_MAP_FLAG_READ.into(), ..map(index * 0x1000, 0x1000, 0) };
         for index in 0..MAX_MAPS as u64 {
             maps.map(&rom(index), None).unwrap();
         }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use log::{error, info};
+use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS};
 
 use super::config_space::{CONFIG_SIZE, ConfigSpace};
 use super::dma_maps::DmaMaps;
@@ -16,9 +17,9 @@ use super::wire::{DmaMap, DmaUnmap, Errno, IoFd};
 use crate::transport::Device;
 
 /// Regions of a PCI function, numbered as VFIO does: six BARs, ROM, configuration space, VGA.
-pub(super) const REGIONS: u32 = 9;
+pub(super) const REGIONS: u32 = VFIO_PCI_NUM_REGIONS;
 /// Number of the region that is configuration space.
-pub(super) const CONFIG_REGION: u32 = 7;
+pub(super) const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 
 /// How a command is answered.
 pub(super) enum Outcome {

@@ -7,14 +7,20 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::wire::{Errno, IrqInfo, SetIrqs, irq_flag, set_irqs_flag};
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_AUTOMASKED, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_SET_ACTION_MASK,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS,
+};
+
+use super::wire::{Errno, IrqInfo, SetIrqs};
 use crate::transport::Interrupt;
 use crate::transport::eventfd::{adopt, fire};
 
 /// Kinds of interrupt of a PCI function, numbered as VFIO does: INTx, MSI, MSI-X, errors, requests.
-pub(super) const KINDS: u32 = 5;
-const INTX: u32 = 0;
-const MSIX: u32 = 2;
+pub(super) const KINDS: u32 = VFIO_PCI_NUM_IRQS;
+const INTX: u32 = VFIO_PCI_INTX_IRQ_INDEX;
+const MSIX: u32 = VFIO_PCI_MSIX_IRQ_INDEX;
 
 /// What a vector register holds where no vector is meant (virtio 1.2 §4.1.5.1.2).
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -129,8 +135,8 @@ impl Interrupts {
     /// What there is of kind `index`.
     pub(super) fn info(&self, index: u32) -> Result<IrqInfo, Errno> {
         let (count, flags) = match index {
-            INTX => (1, irq_flag::EVENTFD | irq_flag::MASKABLE | irq_flag::AUTOMASKED),
-            MSIX => (self.state().vectors.len(), irq_flag::EVENTFD),
+            INTX => (1, VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED),
+            MSIX => (self.state().vectors.len(), VFIO_IRQ_INFO_EVENTFD),
             _ if index < KINDS => (0, 0),
             _ => return Err(Errno::INVALID),
         };
@@ -151,26 +157,25 @@ impl Interrupts {
             _ => return Err(Errno::INVALID),
         };
         let flags = request.flags.get();
-        let action =
-            flags & (set_irqs_flag::ACTION_MASK | set_irqs_flag::ACTION_UNMASK | set_irqs_flag::ACTION_TRIGGER);
+        let action = flags & (VFIO_IRQ_SET_ACTION_MASK | VFIO_IRQ_SET_ACTION_UNMASK | VFIO_IRQ_SET_ACTION_TRIGGER);
         let number = |number: u32| usize::try_from(number).map_err(|_| Errno::INVALID);
         let (first, count) = (number(request.start.get())?, number(request.count.get())?);
         if first.checked_add(count).is_none_or(|end| end > available) || action.count_ones() != 1 {
             return Err(Errno::INVALID);
         }
         match flags & !action {
-            set_irqs_flag::DATA_NONE if fds.is_empty() => {
-                if action == set_irqs_flag::ACTION_TRIGGER && (first, count) == (0, 0) {
+            VFIO_IRQ_SET_DATA_NONE if fds.is_empty() => {
+                if action == VFIO_IRQ_SET_ACTION_TRIGGER && (first, count) == (0, 0) {
                     state.disconnect(request.index.get());
                     return Ok(());
                 }
                 state.apply(request.index.get(), &Order { first, meant: vec![true; count], action });
             }
-            set_irqs_flag::DATA_BOOL if fds.is_empty() => {
+            VFIO_IRQ_SET_DATA_BOOL if fds.is_empty() => {
                 let meant = data.get(..count).ok_or(Errno::INVALID)?.iter().map(|byte| *byte != 0).collect();
                 state.apply(request.index.get(), &Order { first, meant, action });
             }
-            set_irqs_flag::DATA_EVENTFD if action == set_irqs_flag::ACTION_TRIGGER => {
+            VFIO_IRQ_SET_DATA_EVENTFD if action == VFIO_IRQ_SET_ACTION_TRIGGER => {
                 let fds: Vec<Option<OwnedFd>> = match fds.len() {
                     0 => std::iter::repeat_with(|| None).take(count).collect(),
                     len if len == count => fds
@@ -182,7 +187,7 @@ impl Interrupts {
                 };
                 state.connect(request.index.get(), first, fds);
             }
-            set_irqs_flag::DATA_EVENTFD => return Err(Errno::UNSUPPORTED),
+            VFIO_IRQ_SET_DATA_EVENTFD => return Err(Errno::UNSUPPORTED),
             _ => return Err(Errno::INVALID),
         }
         Ok(())
@@ -290,18 +295,18 @@ impl State {
     fn apply(&mut self, index: u32, order: &Order) {
         for (vector, _) in (order.first..).zip(&order.meant).filter(|(_, meant)| **meant) {
             match (index, order.action) {
-                (INTX, set_irqs_flag::ACTION_TRIGGER) => {
+                (INTX, VFIO_IRQ_SET_ACTION_TRIGGER) => {
                     if let Some(fd) = &self.line.eventfd {
                         fire(fd);
                     }
                 }
                 (INTX, action) => {
-                    self.line.masked = action == set_irqs_flag::ACTION_MASK;
+                    self.line.masked = action == VFIO_IRQ_SET_ACTION_MASK;
                     self.settle_line();
                 }
-                (_, set_irqs_flag::ACTION_TRIGGER) => self.vectors[vector].fire(),
+                (_, VFIO_IRQ_SET_ACTION_TRIGGER) => self.vectors[vector].fire(),
                 (_, action) => {
-                    self.vectors[vector].masked = action == set_irqs_flag::ACTION_MASK;
+                    self.vectors[vector].masked = action == VFIO_IRQ_SET_ACTION_MASK;
                     self.vectors[vector].settle();
                 }
             }
@@ -345,7 +350,7 @@ mod tests {
         SetIrqs { argsz: 20.into(), flags: flags.into(), index: index.into(), start: start.into(), count: count.into() }
     }
 
-    const CONNECT: u32 = set_irqs_flag::DATA_EVENTFD | set_irqs_flag::ACTION_TRIGGER;
+    const CONNECT: u32 = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
 
     fn event() -> EventFd {
         EventFd::new(EFD_NONBLOCK).unwrap()
@@ -391,7 +396,7 @@ mod tests {
         queue.signal();
         queue.signal();
         assert_eq!(event.read().unwrap(), 1, "masked after the first");
-        let unmask = request(INTX, set_irqs_flag::DATA_NONE | set_irqs_flag::ACTION_UNMASK, 0, 1);
+        let unmask = request(INTX, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, 0, 1);
         interrupts.set(&unmask, &[], vec![]).unwrap();
         assert_eq!(event.read().unwrap(), 1, "its cause still stands");
         assert!(interrupts.line_is_raised());
@@ -408,20 +413,20 @@ mod tests {
         let event = event();
         interrupts.set(&request(MSIX, CONNECT, 0, 1), &[], vec![fd(&event)]).unwrap();
         interrupts.set_config_vector(0);
-        let order = |action| request(MSIX, set_irqs_flag::DATA_BOOL | action, 0, 2);
-        interrupts.set(&order(set_irqs_flag::ACTION_MASK), &[1, 0], vec![]).unwrap();
+        let order = |action| request(MSIX, VFIO_IRQ_SET_DATA_BOOL | action, 0, 2);
+        interrupts.set(&order(VFIO_IRQ_SET_ACTION_MASK), &[1, 0], vec![]).unwrap();
         interrupts.signal_config();
         assert!(event.read().is_err());
-        interrupts.set(&order(set_irqs_flag::ACTION_UNMASK), &[1, 0], vec![]).unwrap();
+        interrupts.set(&order(VFIO_IRQ_SET_ACTION_UNMASK), &[1, 0], vec![]).unwrap();
         assert_eq!(event.read().unwrap(), 1);
-        interrupts.set(&order(set_irqs_flag::ACTION_TRIGGER), &[1, 0], vec![]).unwrap();
+        interrupts.set(&order(VFIO_IRQ_SET_ACTION_TRIGGER), &[1, 0], vec![]).unwrap();
         assert_eq!(event.read().unwrap(), 1);
     }
 
     #[test]
     fn impossible_requests_change_nothing() {
         let interrupts = Interrupts::new(1);
-        let trigger = set_irqs_flag::ACTION_TRIGGER;
+        let trigger = VFIO_IRQ_SET_ACTION_TRIGGER;
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let cases = [
             (request(1, CONNECT, 0, 1), vec![]),
@@ -430,10 +435,10 @@ mod tests {
             (request(MSIX, CONNECT, 0, 2), vec![fd(&event())]),
             (request(MSIX, CONNECT, 0, 1), vec![null()]),
             (request(MSIX, trigger, 0, 1), vec![]),
-            (request(MSIX, CONNECT | set_irqs_flag::ACTION_MASK, 0, 1), vec![]),
-            (request(MSIX, set_irqs_flag::DATA_BOOL | trigger, 0, 2), vec![]),
-            (request(MSIX, set_irqs_flag::DATA_NONE | trigger, 0, 1), vec![fd(&event())]),
-            (request(INTX, set_irqs_flag::DATA_EVENTFD | set_irqs_flag::ACTION_UNMASK, 0, 1), vec![fd(&event())]),
+            (request(MSIX, CONNECT | VFIO_IRQ_SET_ACTION_MASK, 0, 1), vec![]),
+            (request(MSIX, VFIO_IRQ_SET_DATA_BOOL | trigger, 0, 2), vec![]),
+            (request(MSIX, VFIO_IRQ_SET_DATA_NONE | trigger, 0, 1), vec![fd(&event())]),
+            (request(INTX, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK, 0, 1), vec![fd(&event())]),
         ];
         for (request, fds) in cases {
             assert!(interrupts.set(&request, &[], fds).is_err(), "{request:?}");

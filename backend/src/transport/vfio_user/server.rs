@@ -3,6 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+};
 use zerocopy::IntoBytes;
 
 use super::channel::{Channel, Message, front};
@@ -12,7 +15,7 @@ use super::lane::Reply;
 use super::version::{self, Agreement};
 use super::wire::{
     Command, DeviceInfo, DmaMap, DmaUnmap, Errno, Header, IoFd, IrqInfo, MAX_DATA, RegionAccess, RegionInfo,
-    RegionIoFds, SetIrqs, ShortWrite, device_flag, flag, region_flag,
+    RegionIoFds, SetIrqs, ShortWrite, flag,
 };
 
 /// One client's session with one function.
@@ -91,7 +94,7 @@ impl Server {
                 let _: (DeviceInfo, _) = front(payload)?;
                 let info = DeviceInfo {
                     argsz: argsz::<DeviceInfo>().into(),
-                    flags: (device_flag::PCI | device_flag::RESET).into(),
+                    flags: (VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET).into(),
                     regions: REGIONS.into(),
                     irqs: KINDS.into(),
                 };
@@ -189,7 +192,7 @@ fn region_info(payload: &[u8]) -> Result<Answer, Errno> {
         return Err(Errno::INVALID);
     }
     let size = Function::region_size(index);
-    let flags = if size == 0 { 0 } else { region_flag::READ | region_flag::WRITE };
+    let flags = if size == 0 { 0 } else { VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE };
     let info = RegionInfo {
         argsz: argsz::<RegionInfo>().into(),
         flags: flags.into(),

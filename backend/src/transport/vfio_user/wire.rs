@@ -1,4 +1,7 @@
 //! The messages of the vfio-user protocol (version 0.0) as bytes, in the byte order of the machine, which both sides share.
+//!
+//! What the protocol takes over from VFIO is named by `vfio-bindings`; of what is its own `vfio_user` makes
+//! only the numbers of the commands public.
 
 use zerocopy::native_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -168,7 +171,7 @@ payload! {
     DmaMap {
         /// Bytes of this structure.
         argsz: U32,
-        /// Bits of [`dma_flag`].
+        /// Bits `VFIO_DMA_MAP_FLAG_*` of VFIO.
         flags: U32,
         /// Where in the descriptor's file the memory starts, in bytes.
         offset: U64,
@@ -179,20 +182,12 @@ payload! {
     }
 }
 
-/// Bits of [`DmaMap::flags`].
-pub mod dma_flag {
-    /// The device may read.
-    pub const READ: u32 = 1 << 0;
-    /// The device may write.
-    pub const WRITE: u32 = 1 << 1;
-}
-
 payload! {
     /// [`Command::DmaUnmap`], repeated in the reply.
     DmaUnmap {
         /// Bytes of this structure.
         argsz: U32,
-        /// Bits of [`unmap_flag`].
+        /// Bits `VFIO_DMA_UNMAP_FLAG_*` of VFIO.
         flags: U32,
         /// First guest-physical address.
         address: U64,
@@ -201,18 +196,12 @@ payload! {
     }
 }
 
-/// Bits of [`DmaUnmap::flags`].
-pub mod unmap_flag {
-    /// All there is; address and size are 0.
-    pub const ALL: u32 = 1 << 1;
-}
-
 payload! {
     /// [`Command::DeviceGetInfo`], both ways.
     DeviceInfo {
         /// Bytes of this structure.
         argsz: U32,
-        /// Bits of [`device_flag`].
+        /// Bits `VFIO_DEVICE_FLAGS_*` of VFIO.
         flags: U32,
         /// Number of regions.
         regions: U32,
@@ -221,20 +210,12 @@ payload! {
     }
 }
 
-/// Bits of [`DeviceInfo::flags`].
-pub mod device_flag {
-    /// [`super::Command::DeviceReset`] works.
-    pub const RESET: u32 = 1 << 0;
-    /// A PCI function.
-    pub const PCI: u32 = 1 << 1;
-}
-
 payload! {
     /// [`Command::DeviceGetRegionInfo`], both ways.
     RegionInfo {
         /// Bytes of this structure.
         argsz: U32,
-        /// Bits of [`region_flag`].
+        /// Bits `VFIO_REGION_INFO_FLAG_*` of VFIO.
         flags: U32,
         /// Number of the region.
         index: U32,
@@ -245,14 +226,6 @@ payload! {
         /// Where in the descriptor's file it would be mapped.
         offset: U64,
     }
-}
-
-/// Bits of [`RegionInfo::flags`].
-pub mod region_flag {
-    /// It can be read.
-    pub const READ: u32 = 1 << 0;
-    /// It can be written.
-    pub const WRITE: u32 = 1 << 1;
 }
 
 payload! {
@@ -294,7 +267,7 @@ payload! {
     IrqInfo {
         /// Bytes of this structure.
         argsz: U32,
-        /// Bits of [`irq_flag`].
+        /// Bits `VFIO_IRQ_INFO_*` of VFIO.
         flags: U32,
         /// Kind of interrupt.
         index: U32,
@@ -303,22 +276,12 @@ payload! {
     }
 }
 
-/// Bits of [`IrqInfo::flags`].
-pub mod irq_flag {
-    /// Eventfds carry it.
-    pub const EVENTFD: u32 = 1 << 0;
-    /// It can be masked.
-    pub const MASKABLE: u32 = 1 << 1;
-    /// It masks itself when it fires.
-    pub const AUTOMASKED: u32 = 1 << 2;
-}
-
 payload! {
     /// [`Command::DeviceSetIrqs`]; bytes or descriptors go with it.
     SetIrqs {
         /// Bytes of this structure and of the bytes behind it.
         argsz: U32,
-        /// Bits of [`set_irqs_flag`].
+        /// Bits `VFIO_IRQ_SET_*` of VFIO.
         flags: U32,
         /// Kind of interrupt.
         index: U32,
@@ -327,22 +290,6 @@ payload! {
         /// How many.
         count: U32,
     }
-}
-
-/// Bits of [`SetIrqs::flags`]: one kind of data, one action.
-pub mod set_irqs_flag {
-    /// No data.
-    pub const DATA_NONE: u32 = 1 << 0;
-    /// A byte for each interrupt: 0 leaves it out.
-    pub const DATA_BOOL: u32 = 1 << 1;
-    /// A descriptor for each interrupt, or none at all to disconnect them.
-    pub const DATA_EVENTFD: u32 = 1 << 2;
-    /// Mask.
-    pub const ACTION_MASK: u32 = 1 << 3;
-    /// Unmask.
-    pub const ACTION_UNMASK: u32 = 1 << 4;
-    /// Connect, disconnect or trigger.
-    pub const ACTION_TRIGGER: u32 = 1 << 5;
 }
 
 payload! {
@@ -370,6 +317,8 @@ payload! {
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {
+    use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
+
     use super::*;
 
     #[test]
@@ -419,7 +368,7 @@ mod tests {
         bytes[18] = 0x10; // address 0x10_0000
         bytes[27] = 0x20; // size 0x2000_0000
         let map = DmaMap::read_from_bytes(&bytes).unwrap();
-        assert_eq!(map.flags.get(), dma_flag::READ | dma_flag::WRITE);
+        assert_eq!(map.flags.get(), VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
         assert_eq!((map.offset.get(), map.address.get(), map.size.get()), (0x1000, 0x10_0000, 0x2000_0000));
     }
 }
