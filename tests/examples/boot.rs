@@ -44,19 +44,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Two 9P devices on the same folder: one whose DMA is translated and one whose DMA is not.
 fn machine(bundle: &Bundle, share: &Path) -> MachineBuilder {
-    let fsdev = format!("local,id=share,path={},security_model=none,multidevs=remap", share.display());
-    Machine::builder(bundle).tag("direct").tag("translated").extra_args([
-        "-device",
-        "virtio-iommu-pci,addr=4",
-        "-fsdev",
-        &fsdev,
-        "-device",
-        "virtio-9p-pci,fsdev=share,mount_tag=direct,addr=5",
-        "-device",
-        "virtio-9p-pci,fsdev=share,mount_tag=translated,addr=6,iommu_platform=on,disable-legacy=on",
-    ])
+    Machine::builder(bundle).own_devices(share, "none")
 }
 
 fn watched(builder: MachineBuilder) -> Result<calgary_tests::vm::Report, Box<dyn Error>> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use calgary_tests::posix::{self, CACHES, EXPLAINED, Explained, ORACLE, Results, Run};
-use calgary_tests::vm::{Bundle, Machine, PrintProgress, Record};
+use calgary_tests::vm::{Bundle, Machine, OwnShare, PrintProgress, Record};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
@@ -57,13 +57,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         CACHES.iter().map(|cache| Run { label: (*cache).to_owned(), tag: "ours".to_owned(), cache }).collect();
     let mut guest = Machine::builder(&bundle).attachment(attachment::qemu(&config, 512)?).patience(PATIENCE);
     for (tag, model, at) in QEMU {
-        let path = folder(tag)?;
-        guest = guest.tag(tag).extra_args([
-            "-fsdev".to_owned(),
-            format!("local,id={tag},path={},security_model={model},multidevs=remap", path.display()),
-            "-device".to_owned(),
-            format!("virtio-9p-pci,fsdev={tag},mount_tag={tag},addr={at}"),
-        ]);
+        guest = guest.own_share(&OwnShare { tag, folder: &folder(tag)?, security: model, slot: at, iommu: false });
         runs.extend(CACHES.map(|cache| Run { label: format!("{tag}-{cache}"), tag: tag.to_owned(), cache }));
     }
     // An example is built into a folder below that of the programs.

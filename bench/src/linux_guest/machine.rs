@@ -104,20 +104,7 @@ impl Guest {
 
     /// One on QEMU's own virtio-9p and virtio-iommu.
     pub(crate) fn on_qemu(scene: &Scene<'_>, name: &'static str, mode: Mode) -> Result<Self, Failure> {
-        let fsdev =
-            format!("local,id=share,path={},security_model=passthrough,multidevs=remap", scene.folder.display());
-        let machine = boot(scene, name, mode, |machine| {
-            machine.tag(DIRECT).tag(TRANSLATED).extra_args([
-                "-device",
-                "virtio-iommu-pci,addr=4",
-                "-fsdev",
-                &fsdev,
-                "-device",
-                "virtio-9p-pci,fsdev=share,mount_tag=direct,addr=5",
-                "-device",
-                "virtio-9p-pci,fsdev=share,mount_tag=translated,addr=6,iommu_platform=on,disable-legacy=on",
-            ])
-        })?;
+        let machine = boot(scene, name, mode, |machine| machine.own_devices(scene.folder, "passthrough"))?;
         let (processor, _) = processor(name, &machine)?;
         let process = CpuClock::of_process(machine.pid().unsigned_abs())?;
         Ok(Self { name, machine, clock: Clock::Qemu { process, processor } })

@@ -285,7 +285,7 @@ impl MachineBuilder {
 
 /// A list of arguments.
 #[derive(Default)]
-struct Arguments(Vec<OsString>);
+pub(super) struct Arguments(pub(super) Vec<OsString>);
 
 impl Arguments {
     fn flag(&mut self, flag: &str) -> &mut Self {
@@ -293,7 +293,7 @@ impl Arguments {
         self
     }
 
-    fn pair(&mut self, flag: &str, value: impl AsRef<OsStr>) -> &mut Self {
+    pub(super) fn pair(&mut self, flag: &str, value: impl AsRef<OsStr>) -> &mut Self {
         self.0.extend([OsStr::new(flag), value.as_ref()].map(OsStr::to_owned));
         self
     }
@@ -308,7 +308,7 @@ impl Arguments {
     }
 
     /// Options around a path, in which QEMU wants every comma doubled.
-    fn path(&mut self, flag: &str, before: &str, path: &Path, after: &str) -> &mut Self {
+    pub(super) fn path(&mut self, flag: &str, before: &str, path: &Path, after: &str) -> &mut Self {
         use std::os::unix::ffi::{OsStrExt, OsStringExt};
         let mut value = before.as_bytes().to_vec();
         for byte in path.as_os_str().as_bytes() {
@@ -418,6 +418,20 @@ x";
             assert!(line.contains(part), "{part:?} is missing in {line}");
         }
         assert!(!line.contains("-no-reboot"));
+    }
+
+    #[test]
+    fn devices_of_qemu_are_one_iommu_and_two_shares() {
+        let line = line(&builder().own_devices(Path::new("/srv/a,b"), "none"));
+        for part in [
+            "-device\nvirtio-iommu-pci,addr=4",
+            "-fsdev\nlocal,id=direct,path=/srv/a,,b,security_model=none,multidevs=remap",
+            "-device\nvirtio-9p-pci,fsdev=direct,mount_tag=direct,addr=5\n",
+            "virtio-9p-pci,fsdev=translated,mount_tag=translated,addr=6,iommu_platform=on,disable-legacy=on",
+            "calgary.tags=direct,translated",
+        ] {
+            assert!(line.contains(part), "{part:?} is missing in {line}");
+        }
     }
 
     #[test]
