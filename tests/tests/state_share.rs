@@ -157,7 +157,7 @@ fn the_rest_of_the_tree_is_there() {
     assert_eq!(rig.list("shares"), ["calgary", "home"]);
     assert!(rig.read("version").starts_with("calgaryd "));
     let config = rig.read("config");
-    assert!(config.contains("share tag=calgary state=on") && config.contains("window=64 MiB"), "{config}");
+    assert!(config.contains("share tag=calgary state=on") && config.contains("window=64M "), "{config}");
     let stats = rig.read("iommu/stats");
     let maps = stats.lines().find_map(|line| line.strip_prefix("maps ")).unwrap();
     assert!(maps.parse::<u64>().unwrap() > 0, "{stats}");

@@ -2,16 +2,24 @@
 
 use std::fmt::Write;
 
+use frontend_spec::ByteSize;
 use virtio_9p::{IdRange, Security};
 
 use crate::config::{Content, IommuConfig, ServeConfig, ShareConfig};
-use crate::device::PollPolicy;
+use crate::device::{Mechanisms, PollPolicy};
 
 /// The text; what was left out is shown with what it means, and not at all if that is found out at the start.
 pub(super) fn text(config: &ServeConfig) -> String {
     let iommu = config.iommu.iter().map(iommu_line);
     let poll = std::iter::once(format!("poll {}", poll(config.poll)));
-    iommu.chain(poll).chain(config.shares.iter().map(share_line)).map(|line| line + "\n").collect()
+    let mechanisms = mechanism_lines(config.mechanisms);
+    let shares = config.shares.iter().map(share_line);
+    iommu.chain(poll).chain(mechanisms).chain(shares).map(|line| line + "\n").collect()
+}
+
+fn mechanism_lines(Mechanisms { batching, coalescing, zero_copy }: Mechanisms) -> [String; 3] {
+    [("no-batching", batching), ("no-coalescing", coalescing), ("no-zero-copy", zero_copy)]
+        .map(|(option, used)| format!("{option} {}", switch(!used)))
 }
 
 fn iommu_line(iommu: &IommuConfig) -> String {
@@ -20,7 +28,7 @@ fn iommu_line(iommu: &IommuConfig) -> String {
         iommu.socket.display(),
         iommu.transport,
         iommu.at,
-        iommu.window,
+        ByteSize::from_bytes(iommu.window.window_bytes()),
         switch(iommu.boot_bypass)
     );
     for range in &iommu.reserved {
@@ -122,6 +130,13 @@ mod tests {
             let shown = line.strip_prefix("share ").unwrap().replace(' ', ",");
             assert_eq!(parse_share(&shown).unwrap(), share, "{line}");
         }
+    }
+
+    #[test]
+    fn mechanisms_are_shown_as_they_were_told() {
+        let mechanisms = Mechanisms { batching: false, coalescing: true, zero_copy: false };
+        let shown = text(&ServeConfig { mechanisms, ..ServeConfig::default() });
+        assert_eq!(shown, "poll auto\nno-batching on\nno-coalescing off\nno-zero-copy on\n");
     }
 
     #[test]
