@@ -90,19 +90,35 @@ impl<C: Chip> Calgary<C> {
         results: &mut Vec<Result<(), RequestError>>,
     ) -> Commit {
         let first = results.len();
-        let homes: Vec<_> = requests.iter().map(|request| self.home_before(request)).collect();
-        results.extend(requests.iter().map(|&request| self.request(request)));
+        let mut users = Vec::with_capacity(requests.len());
+        for &request in requests {
+            users.push(self.users(&request));
+            results.push(self.request(request));
+        }
         let commit = self.commit(limit);
         if self.any_broken() {
-            for ((request, home), result) in requests.iter().zip(homes).zip(&mut results[first..]) {
+            for (users, result) in users.into_iter().zip(&mut results[first..]) {
                 if result.is_ok()
-                    && let Some(endpoint) = self.still_using(request, home)
+                    && let Some(endpoint) = users.into_iter().find(|user| self.is_broken(*user))
                 {
                     *result = Err(RequestError::Broken(endpoint));
                 }
             }
         }
         commit
+    }
+
+    /// Whether an endpoint was cut off since the last reset.
+    #[must_use]
+    pub fn any_broken(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.broken)
+    }
+
+    /// A broken endpoint that may go on using what `request` would take away now: accesses that it had begun may be under
+    /// way. Such a request is not to be acknowledged. [`Calgary::apply`] sees to that by itself.
+    #[must_use]
+    pub fn broken_user(&self, request: &Request) -> Option<EndpointId> {
+        self.users(request).into_iter().find(|user| self.is_broken(*user))
     }
 
     fn request(&mut self, request: Request) -> Result<(), RequestError> {
@@ -119,29 +135,15 @@ impl<C: Chip> Calgary<C> {
         Ok(())
     }
 
-    /// Where the endpoint of a request that moves one is before it.
-    fn home_before(&self, request: &Request) -> Option<DomainId> {
+    /// The endpoints that may use what a request is about to take away.
+    fn users(&self, request: &Request) -> Vec<EndpointId> {
         match *request {
-            Request::Attach { endpoint, .. } | Request::Detach { endpoint, .. } => self.endpoint_domain(endpoint),
-            _ => None,
-        }
-    }
-
-    fn any_broken(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.broken)
-    }
-
-    /// A broken endpoint that may still use what a request took away, whichever batch broke it: accesses that it had
-    /// begun then may be under way today.
-    fn still_using(&self, request: &Request, home: Option<DomainId>) -> Option<EndpointId> {
-        let broken = |endpoint: &EndpointId| self.is_broken(*endpoint);
-        match *request {
-            Request::Map { .. } => None,
-            Request::Attach { endpoint, domain, .. } => Some(endpoint).filter(|_| home != Some(domain)).filter(broken),
-            Request::Detach { endpoint, .. } => Some(endpoint).filter(broken),
+            Request::Map { .. } => Vec::new(),
+            Request::Attach { endpoint, domain, .. } if self.endpoint_domain(endpoint) == Some(domain) => Vec::new(),
+            Request::Attach { endpoint, .. } | Request::Detach { endpoint, .. } => vec![endpoint],
             Request::Unmap { domain, .. } => {
                 let members = self.endpoints.iter().filter(|member| member.domain == Some(domain));
-                members.map(|member| member.id).find(broken)
+                members.map(|member| member.id).collect()
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::table::TableSize;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Domains at one time. Linux opens one per IOMMU group and a few for itself. Each takes a descriptor, and up to
-    /// 1/32 more than the table's bytes of memory.
+    /// 3/64 more than the table's bytes of memory.
     pub max_domains: usize,
     /// How long a [`Calgary::reset`] waits for accesses to end.
     pub reset_wait: Duration,

@@ -7,7 +7,7 @@ use iommu_calgary::registers::bits::{ccr, config_rw, savior_l2};
 use iommu_calgary::registers::{CCR, PhbIndex, PhbRegister as R, RegisterWindow, Tar, Variant};
 use iommu_calgary::{Access, DomainId, EndpointId, Error, Iova, MapError, Permissions, RealAddr, TableSize};
 
-use crate::machine::{Machine, attach, detach, map, unmap};
+use crate::machine::{Machine, PATIENT, attach, detach, map, unmap};
 use crate::{assert_clean, bypass};
 
 const RW: Permissions = Permissions::READ_WRITE;
@@ -147,12 +147,31 @@ fn a_phb_that_does_not_come_to_quiet_is_cut_off() {
         machine.unit.map(DomainId(1), Iova(0x30_0000), Iova(0x30_0fff), RealAddr(0), RW).unwrap();
         machine.unit.apply(&[unmap(1, 0x300, 1)], std::time::Duration::ZERO, &mut results);
         assert!(results[0].as_ref().unwrap_err().to_string().contains("did not stop"));
+        assert_eq!(machine.unit.broken_user(&unmap(1, 0x300, 1)), Some(EndpointId(0)));
+        assert_eq!(machine.unit.broken_user(&attach(1, 2)), None);
+        assert_eq!(machine.unit.broken_user(&attach(0, 1)), None, "it is there already");
+        assert_eq!(machine.unit.broken_user(&attach(0, 2)), Some(EndpointId(0)));
 
         machine.model().hold_splits(phb(0), false);
         machine.model().run(1000);
         assert_eq!(machine.reset().broken, []);
         machine.run(&[attach(0, 1), map(1, 0x200, 4, 0x5000_0000, RW)]);
         machine.sweep_and_compare();
+    });
+}
+
+/// Whoever unmaps and detaches in one batch is told of both that they are not true.
+#[test]
+fn an_unmap_fails_also_if_the_one_that_did_not_come_to_quiet_has_left_the_domain() {
+    each(|machine, _| {
+        machine.unit.chip_mut().set_patience(Patience { polls: 100, attempts: 3 });
+        machine.run(&[attach(0, 1), attach(1, 1), map(1, 0x200, 4, 0x4000_0000, RW)]);
+        machine.model().hold_splits(phb(0), true);
+        machine.dma(0, 0x20_0000, Access::Read);
+        let mut results = Vec::new();
+        machine.unit.apply(&[unmap(1, 0x200, 4), detach(0, 1), map(1, 0x300, 1, 0, RW)], PATIENT, &mut results);
+        let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
+        assert_eq!(failed, [true, true, false]);
     });
 }
 

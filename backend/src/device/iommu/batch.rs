@@ -124,6 +124,8 @@ pub(super) struct Batch {
     pub(super) chains: Vec<Chain>,
     chains_used: usize,
     pub(super) probes: Vec<[u8; MAX_ANSWER]>,
+    /// Some endpoint is cut off and may go on using what a request takes away.
+    pub(super) cut_off: bool,
     pub(super) recent: Recent,
     pub(super) event_chain: Chain,
 }

@@ -6,7 +6,7 @@ use frontend_spec::iommu::{
 };
 use iommu_calgary::{
     AttachError, Calgary, DetachError, DomainId, DomainKind, EndpointId, Iova, MapError, Permissions, RealAddr,
-    UnmapError,
+    Request as Taking, UnmapError,
 };
 
 use super::batch::{Answer, Batch, MAX_ANSWER, Malformed, Recent, Shape, Slot, TAIL_BYTES, tail_bytes};
@@ -110,6 +110,7 @@ impl IommuDevice {
         }
         // A lock waits for every load before it; so far there are only hints.
         let mut calgary = self.iommu.calgary_or_wait(|| self.seat.before_long());
+        batch.cut_off = calgary.any_broken();
         slots.reserve(usize::from(pending));
         queue.ring.take_all(window, pending, |head| slots.push(Slot::new(head)))?;
         let pairs = queue.ring.pairs(window);
@@ -259,6 +260,7 @@ impl IommuDevice {
             return Err(Malformed::NotNegotiated);
         }
         self.iommu.stats().note_request(&request);
+        let still_used = batch.cut_off && is_used_by_broken(calgary, &request);
         let (status, removes) = match request {
             Request::Map { domain, virt_start, virt_end, phys_start, flags } => {
                 (self.map(calgary, domain, virt_start, virt_end, phys_start, flags), false)
@@ -270,6 +272,7 @@ impl IommuDevice {
             Request::Detach { domain, endpoint } => (detach(calgary, domain, endpoint), true),
             Request::Probe { endpoint } => return Ok((self.probe(calgary, batch, endpoint, writable), false)),
         };
+        let status = if still_used && status == Status::Ok { Status::DevErr } else { status };
         Ok((Answer::Tail(status), removes))
     }
 
@@ -288,8 +291,7 @@ impl IommuDevice {
         if domain > LAST_DOMAIN {
             return Status::Range;
         }
-        let kind = if flags.contains(AttachFlags::BYPASS) { DomainKind::Bypass } else { DomainKind::Translated };
-        match calgary.attach(DomainId(domain), EndpointId(endpoint), kind) {
+        match calgary.attach(DomainId(domain), EndpointId(endpoint), kind(flags)) {
             Ok(()) => Status::Ok,
             Err(AttachError::NoEndpoint) => Status::NoEnt,
             Err(AttachError::KindMismatch) => Status::Inval,
@@ -369,6 +371,29 @@ fn parse_chain(chain: &Chain, window: &Window<'_>) -> (Result<Request, Malformed
         Err(fault) => Err(Malformed::Unreachable(fault.address)),
     };
     (request, chain.writable_len())
+}
+
+/// Whether an endpoint that was cut off may go on using what a request is about to take away: it did not stop when an earlier
+/// batch waited for it.
+#[cold]
+fn is_used_by_broken(calgary: &Calgary, request: &Request) -> bool {
+    let taking = match *request {
+        Request::Unmap { domain, virt_start, virt_end } => {
+            Taking::Unmap { domain: DomainId(domain), first: Iova(virt_start), last: Iova(virt_end) }
+        }
+        Request::Attach { domain, endpoint, flags, .. } => {
+            Taking::Attach { domain: DomainId(domain), endpoint: EndpointId(endpoint), kind: kind(flags) }
+        }
+        Request::Detach { domain, endpoint } => {
+            Taking::Detach { domain: DomainId(domain), endpoint: EndpointId(endpoint) }
+        }
+        Request::Map { .. } | Request::Probe { .. } => return false,
+    };
+    calgary.broken_user(&taking).is_some()
+}
+
+fn kind(flags: AttachFlags) -> DomainKind {
+    if flags.contains(AttachFlags::BYPASS) { DomainKind::Bypass } else { DomainKind::Translated }
 }
 
 fn detach(calgary: &mut Calgary, domain: u32, endpoint: u32) -> Status {
