@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A Linux error number, 1 to 4095.
 ///
-/// 9P2000.L carries the asm-generic numbers (those of x86 and ARM). On a host whose own numbers differ (MIPS, SPARC, Alpha,
-/// PA-RISC), numbers above 34 would need a translation.
+/// 9P2000.L carries the asm-generic numbers (those of x86 and ARM). On a host whose own numbers differ (MIPS, SPARC,
+/// Alpha, PA-RISC), numbers above 34 would need a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(u16);
 

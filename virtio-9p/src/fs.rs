@@ -42,14 +42,15 @@ pub enum Work {
 
 /// A tree of files, in 9P's own terms.
 ///
-/// The server turns fids into nodes and handles, checks names, keeps the rules of the protocol and moves the replies; a file
-/// system answers what is left. It is called from any thread, possibly several at once, so every method takes `&self`.
+/// The server turns fids into nodes and handles, checks names, keeps the rules of the protocol and moves the replies; a
+/// file system answers what is left. It is called from any thread, possibly several at once, so every method takes
+/// `&self`.
 ///
-/// A `Node` is a file that was reached: it stays that file whatever happens to its name. A `Handle` is a file that was opened.
-/// Both are cheap to clone (an `Arc` or an index) and free what they hold when the last clone is dropped.
+/// A `Node` is a file that was reached: it stays that file whatever happens to its name. A `Handle` is a file that was
+/// opened. Both are cheap to clone (an `Arc` or an index) and free what they hold when the last clone is dropped.
 ///
-/// Errors are the client's errnos. A file system that leaves out the methods with a default is read-only (`EROFS`) and has
-/// neither symbolic links, attributes nor locks.
+/// Errors are the client's errnos. A file system that leaves out the methods with a default is read-only (`EROFS`) and
+/// has neither symbolic links, attributes nor locks.
 pub trait FileSystem: Send + Sync + 'static {
     /// A file that was reached.
     type Node: Clone + Send + Sync + 'static;
@@ -94,8 +95,9 @@ pub trait FileSystem: Send + Sync + 'static {
         Patience::None
     }
 
-    /// Hands the entries after `cookie` (below 2^63; 0 is the start) to `emit`, `.` and `..` among them, until there are no
-    /// more or `emit` returns false. The entry that was refused comes first when the client asks with the cookie before it.
+    /// Hands the entries after `cookie` (below 2^63; 0 is the start) to `emit`, `.` and `..` among them, until there
+    /// are no more or `emit` returns false. The entry that was refused comes first when the client asks with the cookie
+    /// before it.
     fn readdir(
         &self,
         handle: &Self::Handle,
@@ -199,19 +201,20 @@ pub trait FileSystem: Send + Sync + 'static {
         Err(Errno::EROFS)
     }
 
-    /// The last name of the path by which a file is reached now, or was when it had one; `/` for the root. The older dialects
-    /// tell it in stat records.
+    /// The last name of the path by which a file is reached now, or was when it had one; `/` for the root. The older
+    /// dialects tell it in stat records.
     fn name(&self, _node: &Self::Node) -> Result<Vec<u8>, Errno> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Gives `node` another name in the directory where it is (older dialects). An existing file of that name is an error
-    /// (`EEXIST`), or replaced if `replace`.
+    /// Gives `node` another name in the directory where it is (older dialects). An existing file of that name is an
+    /// error (`EEXIST`), or replaced if `replace`.
     fn rename_in_place(&self, _node: &Self::Node, _name: Name<'_>, _replace: bool) -> Result<(), Errno> {
         Err(Errno::EROFS)
     }
 
-    /// The value of an attribute, at most 65,536 bytes. `name` is 1 to 255 bytes without NUL. `ENODATA` if there is none.
+    /// The value of an attribute, at most 65,536 bytes. `name` is 1 to 255 bytes without NUL. `ENODATA` if there is
+    /// none.
     fn getxattr(&self, _node: &Self::Node, _name: &[u8]) -> Result<Vec<u8>, Errno> {
         Err(Errno::EOPNOTSUPP)
     }
@@ -341,7 +344,8 @@ impl LockRange {
     /// The end of a range without end.
     pub const UNBOUNDED: u64 = 1 << 63;
 
-    /// The range of a message, where length 0 means no end. `EINVAL` if the start, `EOVERFLOW` if the end is beyond 2^63.
+    /// The range of a message, where length 0 means no end. `EINVAL` if the start, `EOVERFLOW` if the end is beyond
+    /// 2^63.
     pub fn from_wire(start: u64, length: u64) -> Result<LockRange, Errno> {
         if start >= LockRange::UNBOUNDED {
             return Err(Errno::EINVAL);

@@ -8,11 +8,11 @@
 //! ```
 //!
 //! The types to know:
-//! - [`Segment`], [`Readable`], [`Writable`]: the seam. A request is a list of memory pieces to read, a reply a list of pieces
-//!   to write. File data goes straight between those pieces and the file.
+//! - [`Segment`], [`Readable`], [`Writable`]: the seam. A request is a list of memory pieces to read, a reply a list of
+//!   pieces to write. File data goes straight between those pieces and the file.
 //! - [`Server`]: one session. [`Server::handle`] answers one request.
-//! - [`FileSystem`]: what a server serves. [`Passthrough`] is the one for a folder, [`synthetic::Synthetic`] the one for files
-//!   made of closures.
+//! - [`FileSystem`]: what a server serves. [`Passthrough`] is the one for a folder, [`synthetic::Synthetic`] the one
+//!   for files made of closures.
 //! - [`wire`]: the messages, in both directions, so that a client can be built on them.
 //!
 //! ```

@@ -1,7 +1,7 @@
 //! Scatter lists over memory that a peer may rewrite at any moment.
 //!
-//! The memory is only ever touched through raw pointers, by whole copies and by the kernel: no Rust reference to it is made,
-//! and nothing is read twice. The views are cheap to copy and to cut.
+//! The memory is only ever touched through raw pointers, by whole copies and by the kernel: no Rust reference to it is
+//! made, and nothing is read twice. The views are cheap to copy and to cut.
 
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
@@ -18,9 +18,9 @@ impl Segment {
     ///
     /// # Safety
     ///
-    /// As long as the segment or a copy of it is used, the `len` bytes at `ptr` must stay mapped: readable if it is used in a
-    /// [`Readable`], writable if in a [`Writable`], from any thread. No Rust reference to them may be alive meanwhile. Others
-    /// (a guest) may read and write them at the same time.
+    /// As long as the segment or a copy of it is used, the `len` bytes at `ptr` must stay mapped: readable if it is
+    /// used in a [`Readable`], writable if in a [`Writable`], from any thread. No Rust reference to them may be alive
+    /// meanwhile. Others (a guest) may read and write them at the same time.
     pub unsafe fn new(ptr: *mut u8, len: usize) -> Segment {
         Segment(libc::iovec { iov_base: ptr.cast(), iov_len: len })
     }
@@ -232,8 +232,8 @@ impl<'a> Readable<'a> {
     }
 }
 
-/// The first bytes of shared memory, copied out once: each byte is read no more than one time, so what was checked is what
-/// is used.
+/// The first bytes of shared memory, copied out once: each byte is read no more than one time, so what was checked is
+/// what is used.
 pub(crate) struct Prefix<'a> {
     from: Readable<'a>,
     copy: [MaybeUninit<u8>; MAX_HEAD],

@@ -13,7 +13,8 @@ use crate::errno::Errno;
 use crate::fs::{Owner, SetAttr, SetTime};
 use crate::wire::{AttrMask, Rgetattr, Rstatfs};
 
-/// A device number in the 32-bit form that Linux clients decode (`new_decode_dev`): 12 bits of major, 20 of minor number.
+/// A device number in the 32-bit form that Linux clients decode (`new_decode_dev`): 12 bits of major, 20 of minor
+/// number.
 fn encode_device(major: u32, minor: u32) -> u64 {
     u64::from((minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12))
 }
@@ -139,8 +140,8 @@ impl Passthrough {
         }
     }
 
-    /// Sets the change time to now by a change that changes nothing else. An empty change of owner would do, but it clears
-    /// set-user-id bits.
+    /// Sets the change time to now by a change that changes nothing else. An empty change of owner would do, but it
+    /// clears set-user-id bits.
     fn touch(&self, inode: &Inode) -> Result<(), Errno> {
         let fd = inode.fd()?;
         let host = Status::of(fd.as_fd())?;

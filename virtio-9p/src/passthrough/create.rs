@@ -99,8 +99,8 @@ impl Passthrough {
             .inspect_err(|_| undo(dir, name, fresh.kind == FileType::Directory))
     }
 
-    /// Gives a new file to its owner, if the process may, and returns it with its qid; `io_open` is as for [`Inode::known`].
-    /// On an error the caller removes the file.
+    /// Gives a new file to its owner, if the process may, and returns it with its qid; `io_open` is as for
+    /// [`Inode::known`]. On an error the caller removes the file.
     #[inline]
     pub(super) fn settle(&self, fd: OwnedFd, fresh: Fresh, io_open: usize) -> Result<(Arc<Inode>, Qid), Errno> {
         let mut status = Status::of(fd.as_fd())?;

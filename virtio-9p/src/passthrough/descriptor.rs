@@ -8,8 +8,9 @@ const USER_BITS: u32 = 32;
 
 /// A place for one descriptor.
 ///
-/// The state is one word, so that using an open descriptor costs two atomic additions and no lock: the upper half is the
-/// descriptor plus one, 0 if there is none, the lower half counts users. A fixed one stays open, and using it costs nothing.
+/// The state is one word, so that using an open descriptor costs two atomic additions and no lock: the upper half is
+/// the descriptor plus one, 0 if there is none, the lower half counts users. A fixed one stays open, and using it costs
+/// nothing.
 #[derive(Debug)]
 pub(super) struct Descriptor {
     state: AtomicU64,

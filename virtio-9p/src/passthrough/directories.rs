@@ -1,8 +1,8 @@
 //! Directories that were reached lately: walking through one again costs one `statx` instead of opening and closing it.
 //!
 //! A directory is taken from here only if the name leads to it now: the `statx` of the name in its parent must give the
-//! identity of the directory that is kept, whose descriptor is open, so that the number cannot have gone to another one.
-//! Other files have further names that their identity does not tell apart, and are always opened by the name.
+//! identity of the directory that is kept, whose descriptor is open, so that the number cannot have gone to another
+//! one. Other files have further names that their identity does not tell apart, and are always opened by the name.
 //!
 //! Only directories of the root's own mount are taken from here, so that the mount is the same too, and none of another
 //! device is kept, so that the host can unmount what no client holds.
@@ -91,8 +91,8 @@ impl Directories {
     }
 }
 
-/// Held by every session of a folder: with the last of them the directories go. Each of them holds the [`Host`], which would
-/// otherwise live as long as they do, and they as long as it.
+/// Held by every session of a folder: with the last of them the directories go. Each of them holds the [`Host`], which
+/// would otherwise live as long as they do, and they as long as it.
 pub(super) struct WhileServed(pub(super) Arc<Host>);
 
 impl Drop for WhileServed {

@@ -11,14 +11,14 @@ use crate::fs::{Attach, Owner, SetAttr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Security {
-    /// In the files themselves. As root, new files are given to the user that attached and to the group that the request
-    /// names.
+    /// In the files themselves. As root, new files are given to the user that attached and to the group that the
+    /// request names.
     #[default]
     Passthrough,
-    /// In the extended attributes `user.virtfs.uid`, `.gid`, `.mode` (4 bytes each, little-endian) and `.rdev` (8 bytes), as
-    /// QEMU's `mapped-xattr` does, so that a process without privileges serves any owner. Symbolic links and special files
-    /// are regular files that say what they stand for. Access lists are kept in `user.virtfs.system.posix_acl_access` and
-    /// `...default`. The client does not see attributes below `user.virtfs.`.
+    /// In the extended attributes `user.virtfs.uid`, `.gid`, `.mode` (4 bytes each, little-endian) and `.rdev` (8
+    /// bytes), as QEMU's `mapped-xattr` does, so that a process without privileges serves any owner. Symbolic links and
+    /// special files are regular files that say what they stand for. Access lists are kept in
+    /// `user.virtfs.system.posix_acl_access` and `...default`. The client does not see attributes below `user.virtfs.`.
     MappedXattr,
     /// As `Passthrough`, but a new file stays the server's if it cannot be given away, and there are no access lists.
     None,
@@ -121,8 +121,8 @@ impl Identity {
         mode & !self.umask
     }
 
-    /// The owner of a new file, in ids of the host or, if they are mapped to attributes, of the client. `EOVERFLOW` for an
-    /// id without a counterpart.
+    /// The owner of a new file, in ids of the host or, if they are mapped to attributes, of the client. `EOVERFLOW` for
+    /// an id without a counterpart.
     pub(super) fn new_owner(&self, owner: Owner) -> Result<Owner, Errno> {
         if let Some((uid, gid)) = self.squash {
             return Ok(Owner { uid: Some(uid), gid: Some(gid) });
@@ -144,8 +144,8 @@ impl Identity {
         self.security == Security::None
     }
 
-    /// The owner to change to, as for [`Identity::new_owner`]. `EINVAL` for an id without a counterpart, `EPERM` for one other
-    /// than the one that all are squashed to.
+    /// The owner to change to, as for [`Identity::new_owner`]. `EINVAL` for an id without a counterpart, `EPERM` for
+    /// one other than the one that all are squashed to.
     pub(super) fn changed_owner(&self, change: &SetAttr) -> Result<Owner, Errno> {
         let wanted = Owner { uid: change.uid, gid: change.gid };
         if let Some((uid, gid)) = self.squash {
@@ -165,7 +165,8 @@ impl Identity {
         if self.is_mapped() { (uid, gid) } else { (self.uids.to_client(uid), self.gids.to_client(gid)) }
     }
 
-    /// The user as whom the requests of an attachment act, if that is not the server. `EACCES` for one without a counterpart.
+    /// The user as whom the requests of an attachment act, if that is not the server. `EACCES` for one without a
+    /// counterpart.
     pub(super) fn user(&self, attach: &Attach<'_>) -> Result<Option<Arc<User>>, Errno> {
         let Some(users) = &self.users else { return Ok(None) };
         if let Some((uid, gid)) = self.squash {

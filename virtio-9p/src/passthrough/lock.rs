@@ -1,11 +1,12 @@
 //! Byte-range locks, by the kernel's open-file-description locks.
 //!
-//! An owner is a process of a client (`proc_id`, `client_id`) of one session on one file. Each has one open file description of its own, so
-//! owners conflict with each other exactly as processes do, whichever fids they use, and with programs of the host.
+//! An owner is a process of a client (`proc_id`, `client_id`) of one session on one file. Each has one open file
+//! description of its own, so owners conflict with each other exactly as processes do, whichever fids they use, and
+//! with programs of the host.
 //!
-//! A lock ends when its owner releases it, or when the last fid through which the owner locked is clunked (or its session
-//! ends): the handles of those fids share the description, and closing it is what frees the locks. A client that follows
-//! POSIX releases its locks at the first close by itself.
+//! A lock ends when its owner releases it, or when the last fid through which the owner locked is clunked (or its
+//! session ends): the handles of those fids share the description, and closing it is what frees the locks. A client
+//! that follows POSIX releases its locks at the first close by itself.
 //!
 //! The description is opened for reading and writing if possible; a file that can only be read takes shared locks only
 //! (`EBADF` for exclusive ones), one that can only be written exclusive ones only.
@@ -87,8 +88,8 @@ impl LockTable {
         lock(&self.owners).get(key)?.upgrade()
     }
 
-    /// The owner, made with a description from `open` if there is none; `ENOLCK` if there are too many. The map is not locked
-    /// during `open`, which may close other files, and with them owners.
+    /// The owner, made with a description from `open` if there is none; `ENOLCK` if there are too many. The map is not
+    /// locked during `open`, which may close other files, and with them owners.
     fn find_or_insert(
         self: &Arc<LockTable>,
         key: Key,

@@ -1,30 +1,31 @@
 //! A folder of the host, served as it is.
 //!
-//! A node is an `O_PATH` descriptor that was reached one component at a time, so it stays the same file whatever happens to
-//! its name, and no path that the client sends is ever resolved by the host. What needs an open file (reading, truncating)
-//! opens the node again through `/proc/self/fd`, after its type is known to be regular or directory.
+//! A node is an `O_PATH` descriptor that was reached one component at a time, so it stays the same file whatever
+//! happens to its name, and no path that the client sends is ever resolved by the host. What needs an open file
+//! (reading, truncating) opens the node again through `/proc/self/fd`, after its type is known to be regular or
+//! directory.
 //!
 //! **Confinement.** Every component is looked up with `openat2` under `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and
-//! `RESOLVE_NO_MAGICLINKS`; where the kernel has no `openat2` (before 5.6), `O_NOFOLLOW` on a single checked name has the
-//! same effect. A directory that is kept from an earlier walk is taken only if the name leads to that very directory now (see the
-//! `directories` source file). A walk to `..` is only believed after climbing on from there has met the root. A symbolic link is an object
-//! that the client reads and interprets itself.
+//! `RESOLVE_NO_MAGICLINKS`; where the kernel has no `openat2` (before 5.6), `O_NOFOLLOW` on a single checked name has
+//! the same effect. A directory that is kept from an earlier walk is taken only if the name leads to that very
+//! directory now (see the `directories` source file). A walk to `..` is only believed after climbing on from there has
+//! met the root. A symbolic link is an object that the client reads and interprets itself.
 //!
-//! **Identity.** By default requests act as the process does. If that is root (user id 0), a new file is given to the user
-//! that attached (`n_uname`) and to the group that the request names; otherwise it stays the process's. The client's kernel
-//! is trusted to check permissions (Linux `access=client`). [`PassthroughOptions`] has the other ways: owners and modes kept in
-//! extended attributes ([`Security::MappedXattr`]), ids mapped by ranges, all users squashed to one, or each request
-//! carried out with the file system ids of the user that attached, so that the host's kernel checks permissions (Linux
-//! `access=user`).
+//! **Identity.** By default requests act as the process does. If that is root (user id 0), a new file is given to the
+//! user that attached (`n_uname`) and to the group that the request names; otherwise it stays the process's. The
+//! client's kernel is trusted to check permissions (Linux `access=client`). [`PassthroughOptions`] has the other ways:
+//! owners and modes kept in extended attributes ([`Security::MappedXattr`]), ids mapped by ranges, all users squashed
+//! to one, or each request carried out with the file system ids of the user that attached, so that the host's kernel
+//! checks permissions (Linux `access=user`).
 //!
 //! **Umask.** Modes are used as the client sends them, which has applied its own umask, less
 //! [`PassthroughOptions::umask`]: the process must set its own umask to 0.
 //!
-//! **Descriptors.** Those that were not used for longest are closed when they become too many, and opened again when they are
-//! needed. See the `pool` source file for the rules.
+//! **Descriptors.** Those that were not used for longest are closed when they become too many, and opened again when
+//! they are needed. See the `pool` source file for the rules.
 //!
-//! **Locks** are the kernel's own open-file-description locks, one description for each owner, so that owners conflict with
-//! each other, with other sessions and with programs of the host. See the `lock` source file for when they end.
+//! **Locks** are the kernel's own open-file-description locks, one description for each owner, so that owners conflict
+//! with each other, with other sessions and with programs of the host. See the `lock` source file for when they end.
 
 mod attr;
 mod create;
@@ -82,12 +83,14 @@ use user::{AsUser, User};
 ///
 /// What the process must see to:
 /// - **umask 0**: modes are used as the client sends them, which has applied its own umask;
-/// - **`/proc`** mounted, now and later, with `/proc/self/fd` at its place (extended attributes are reached by that path);
-/// - made **after the last `fork`**, since it holds on to this process's `/proc/self/fd`, and after `RLIMIT_NOFILE` is set.
+/// - **`/proc`** mounted, now and later, with `/proc/self/fd` at its place (extended attributes are reached by that
+///   path);
+/// - made **after the last `fork`**, since it holds on to this process's `/proc/self/fd`, and after `RLIMIT_NOFILE` is
+///   set.
 ///
-/// Requests act as the process does, unless the options say otherwise. If that is root, a new file is given to the user that
-/// attached and to the group that the request names, and the client can make device nodes and set-user-id files in the
-/// folder: keep it on a mount with `nodev` and `nosuid`, or out of reach of the host's users, or use
+/// Requests act as the process does, unless the options say otherwise. If that is root, a new file is given to the user
+/// that attached and to the group that the request names, and the client can make device nodes and set-user-id files in
+/// the folder: keep it on a mount with `nodev` and `nosuid`, or out of reach of the host's users, or use
 /// [`Security::MappedXattr`].
 pub struct Passthrough {
     root: Arc<Inode>,
@@ -119,8 +122,8 @@ impl Passthrough {
         Ok(Passthrough { root: inode, host, buffers: Arc::default(), locks, direct_io, session, while_served })
     }
 
-    /// The same folder for the server of another session. Both keep to one budget of descriptors and locks, and locks of the
-    /// two conflict, whatever their clients call themselves.
+    /// The same folder for the server of another session. Both keep to one budget of descriptors and locks, and locks
+    /// of the two conflict, whatever their clients call themselves.
     #[must_use]
     pub fn for_another_session(&self) -> Passthrough {
         Passthrough {

@@ -21,8 +21,9 @@ enum Medium {
 
 /// File systems that keep everything in memory (`linux/magic.h`): tmpfs, ramfs.
 const MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
-/// File systems on disks of this machine: ext2 to ext4, XFS, btrfs, F2FS, bcachefs, ZFS, JFS, NILFS, ReiserFS, FAT, exFAT,
-/// NTFS, HFS+, ISO 9660, UDF, SquashFS, EROFS; overlayfs and eCryptfs, whose layers are such as a rule; procfs and sysfs.
+/// File systems on disks of this machine: ext2 to ext4, XFS, btrfs, F2FS, bcachefs, ZFS, JFS, NILFS, ReiserFS, FAT,
+/// exFAT, NTFS, HFS+, ISO 9660, UDF, SquashFS, EROFS; overlayfs and eCryptfs, whose layers are such as a rule; procfs
+/// and sysfs.
 const DISK: [u32; 22] = [
     0xef53,
     0x5846_5342,
@@ -181,8 +182,8 @@ impl Mounts {
         below.insert(device, Arc::new(mount));
     }
 
-    /// How much patience `work` anywhere in the folder needs. What memory holds is as stable as it can be: there, syncing waits
-    /// for nothing.
+    /// How much patience `work` anywhere in the folder needs. What memory holds is as stable as it can be: there,
+    /// syncing waits for nothing.
     #[inline]
     pub(super) fn needs(&self, work: Work) -> Patience {
         match (Medium::numbered(self.slowest.load(Ordering::Relaxed)), work) {

@@ -68,8 +68,8 @@ impl Passthrough {
         self.rename_spot(Spot { dir, name: place.name()? }, Spot { dir, name }, flags)
     }
 
-    /// The last name of a file's path by the kernel's idea of it. A removed file's last one, and an empty one for a file that
-    /// has left the tree.
+    /// The last name of a file's path by the kernel's idea of it. A removed file's last one, and an empty one for a
+    /// file that has left the tree.
     pub(super) fn name_of(&self, inode: &Inode) -> Result<Vec<u8>, Errno> {
         const REMOVED: &[u8] = b" (deleted)";
         if inode.id() == self.host.root_id {

@@ -70,8 +70,8 @@ impl Inode {
         Ok(Inode::known(host, fd, status, 0))
     }
 
-    /// As [`Inode::new`], with the present status of the host's file, and so many open files that use this descriptor as
-    /// their own: it is then not an `O_PATH` one.
+    /// As [`Inode::new`], with the present status of the host's file, and so many open files that use this descriptor
+    /// as their own: it is then not an `O_PATH` one.
     #[inline]
     pub(super) fn known(host: &Arc<Host>, fd: OwnedFd, mut status: Status, io_open: usize) -> (Arc<Inode>, Status) {
         let host_kind = FileKind::of(status.kind());
@@ -214,8 +214,8 @@ impl Inode {
         if target.len() > TARGET_MAX || target.contains(&0) { Err(Errno::EIO) } else { Ok(target) }
     }
 
-    /// Makes an `O_PATH` descriptor of one that was open for I/O, under the same number. Where that fails, for want of a
-    /// descriptor, the file stays open as long as it is known.
+    /// Makes an `O_PATH` descriptor of one that was open for I/O, under the same number. Where that fails, for want of
+    /// a descriptor, the file stays open as long as it is known.
     pub(super) fn end_io(&self) {
         let Some(old) = self.peek() else { return };
         if let Ok(path) = self.host.with_room(|| self.host.proc_fds.reopen(old.as_fd(), OFlags::PATH)) {
@@ -255,7 +255,8 @@ impl Reclaim for Inode {
 }
 
 impl Inode {
-    /// Closes the descriptor if there is a way back and so many open files use it, which `closed` tells them. Whether it was.
+    /// Closes the descriptor if there is a way back and so many open files use it, which `closed` tells them. Whether
+    /// it was.
     pub(super) fn close(self: &Arc<Self>, io_open: usize, closed: impl FnOnce()) -> bool {
         if self.pinned.load(Ordering::Relaxed) || self.io_open.load(Ordering::Acquire) > io_open {
             return false;

@@ -148,8 +148,8 @@ impl OpenFile {
         }
     }
 
-    /// Turns direct I/O off after it was refused, if it was asked for: a buffer, an offset or a length is not aligned as the
-    /// device wants. It stays off, so that two threads do not turn it on under each other.
+    /// Turns direct I/O off after it was refused, if it was asked for: a buffer, an offset or a length is not aligned
+    /// as the device wants. It stays off, so that two threads do not turn it on under each other.
     #[cold]
     fn ends_direct_io(&self, fd: BorrowedFd<'_>) -> bool {
         self.flags.contains(OFlags::DIRECT) && set_direct(fd, false)
@@ -272,9 +272,9 @@ fn set_direct(fd: BorrowedFd<'_>, on: bool) -> bool {
 /// `O_DSYNC`: rustix has `O_SYNC` under that name.
 const DATA_SYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
 
-/// The host's flags for an open. `CREATE` and `EXCL` are not among them, and what could harm or surprise the server is left
-/// out: `NOCTTY`, `FASYNC`, `DIRECT` (turned on later, by option) and `CLOEXEC` (always on).
-/// `EINVAL` for the access mode 3.
+/// The host's flags for an open. `CREATE` and `EXCL` are not among them, and what could harm or surprise the server is
+/// left out: `NOCTTY`, `FASYNC`, `DIRECT` (turned on later, by option) and `CLOEXEC` (always on). `EINVAL` for the
+/// access mode 3.
 fn host_flags(flags: OpenFlags) -> Result<OFlags, Errno> {
     let mut host = match flags.access() {
         OpenFlags::RDONLY => OFlags::RDONLY,
@@ -330,8 +330,8 @@ impl Passthrough {
         Ok((OpenFile::new(fd, inode, flags.access(), host), qid))
     }
 
-    /// `DIRECT` if direct I/O is asked for, allowed and possible. It is turned on after the open, which would fail where there
-    /// is none, and leave a new file behind.
+    /// `DIRECT` if direct I/O is asked for, allowed and possible. It is turned on after the open, which would fail
+    /// where there is none, and leave a new file behind.
     fn direct(&self, fd: BorrowedFd<'_>, flags: OpenFlags) -> OFlags {
         let on = self.direct_io && flags.contains(OpenFlags::DIRECT) && set_direct(fd, true);
         if on { OFlags::DIRECT } else { OFlags::empty() }

@@ -13,8 +13,8 @@ use crate::errno::Errno;
 use crate::name::Name;
 use crate::session::lock;
 
-/// The files without a descriptor. Holding it shared keeps every path true; paths change, and files come and go, under the
-/// exclusive lock.
+/// The files without a descriptor. Holding it shared keeps every path true; paths change, and files come and go, under
+/// the exclusive lock.
 #[derive(Default)]
 pub(super) struct Places {
     by_id: RwLock<Map>,

@@ -1,31 +1,31 @@
 //! Serving more files than the process may have descriptors.
 //!
-//! A fid needs an `O_PATH` descriptor, an open one a second for I/O; one that created its file uses the same for both, until
-//! it is clunked while another fid knows the file, or until it is closed here. When the budget is spent, those that were not used for
-//! longest are closed and opened again when they are needed.
+//! A fid needs an `O_PATH` descriptor, an open one a second for I/O; one that created its file uses the same for both,
+//! until it is clunked while another fid knows the file, or until it is closed here. When the budget is spent, those
+//! that were not used for longest are closed and opened again when they are needed.
 //!
-//! **Who counts.** Every descriptor of nodes, open files and lock owners counts; [`Pool::make_room`] is called before one is
-//! opened. Those of the first quarter of the budget are fixed: open for good, and nothing is counted when they are used. The
-//! ones beyond are listed, and a clock hand goes over the list: what was used since it last came by is spared once, what is
-//! in use is skipped (see [`Descriptor`](super::descriptor::Descriptor)). The list holds weak references and is tidied as
-//! the hand goes, so that dropping a file takes no lock.
+//! **Who counts.** Every descriptor of nodes, open files and lock owners counts; [`Pool::make_room`] is called before
+//! one is opened. Those of the first quarter of the budget are fixed: open for good, and nothing is counted when they
+//! are used. The ones beyond are listed, and a clock hand goes over the list: what was used since it last came by is
+//! spared once, what is in use is skipped (see [`Descriptor`](super::descriptor::Descriptor)). The list holds weak
+//! references and is tidied as the hand goes, so that dropping a file takes no lock.
 //!
-//! **An I/O descriptor** is opened again through `/proc/self/fd` of its node, with the flags of the first time but those that
-//! create or truncate. It is closed only if the kernel would allow opening it again now: a file that was made with mode 0444
-//! and opened for writing keeps it. (If the host takes the permission away later, a process without `CAP_DAC_OVERRIDE`
-//! meets `EACCES`.) A directory finds its position again by the cookie.
+//! **An I/O descriptor** is opened again through `/proc/self/fd` of its node, with the flags of the first time but
+//! those that create or truncate. It is closed only if the kernel would allow opening it again now: a file that was
+//! made with mode 0444 and opened for writing keeps it. (If the host takes the permission away later, a process without
+//! `CAP_DAC_OVERRIDE` meets `EACCES`.) A directory finds its position again by the cookie.
 //!
-//! **An `O_PATH` descriptor** is closed only if there is a way back: the kernel's path of the file, below the root, that at
-//! this moment leads to it again (see [`places`](super::places)). An unlinked file has none, nor has one that left the tree:
-//! they keep theirs. So does a file with an open I/O descriptor. Opening it again resolves the path under `openat2` as
-//! always, and compares device, inode and time of birth: another file in its place is `ESTALE`.
+//! **An `O_PATH` descriptor** is closed only if there is a way back: the kernel's path of the file, below the root,
+//! that at this moment leads to it again (see [`places`](super::places)). An unlinked file has none, nor has one that
+//! left the tree: they keep theirs. So does a file with an open I/O descriptor. Opening it again resolves the path
+//! under `openat2` as always, and compares device, inode and time of birth: another file in its place is `ESTALE`.
 //!
-//! **Changes of names through the server** keep the way back true: a rename rewrites the paths of closed descriptors, and
-//! before a name is removed or replaced, a closed descriptor of that file is opened and stays. A rename or removal by the
-//! host's own programs is noticed at the next use: `ESTALE`, as on NFS.
+//! **Changes of names through the server** keep the way back true: a rename rewrites the paths of closed descriptors,
+//! and before a name is removed or replaced, a closed descriptor of that file is opened and stays. A rename or removal
+//! by the host's own programs is noticed at the next use: `ESTALE`, as on NFS.
 //!
-//! If nothing can be closed, the client gets `ENFILE` a little beyond the budget, and one share cannot take what belongs to
-//! another or to the process itself.
+//! If nothing can be closed, the client gets `ENFILE` a little beyond the budget, and one share cannot take what
+//! belongs to another or to the process itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -64,8 +64,8 @@ struct List {
 }
 
 impl Pool {
-    /// A pool of at most `budget` descriptors; 0 is what `RLIMIT_NOFILE` allows, less an eighth for the rest of the process.
-    /// At most `lock_owners` are for locks; 0 is a quarter of the budget.
+    /// A pool of at most `budget` descriptors; 0 is what `RLIMIT_NOFILE` allows, less an eighth for the rest of the
+    /// process. At most `lock_owners` are for locks; 0 is a quarter of the budget.
     pub(super) fn new(budget: usize, lock_owners: usize) -> Pool {
         let budget = match budget {
             0 => {
@@ -103,8 +103,8 @@ impl Pool {
         self.lock_owners
     }
 
-    /// Closes descriptors if the budget is spent; `ENFILE` if that is not possible. Called before one is opened, with no lock
-    /// of this module's users held.
+    /// Closes descriptors if the budget is spent; `ENFILE` if that is not possible. Called before one is opened, with
+    /// no lock of this module's users held.
     #[inline]
     pub(super) fn make_room(&self) -> Result<(), Errno> {
         if self.open.load(Ordering::Relaxed) < self.budget {

@@ -1,5 +1,5 @@
-//! Using an `O_PATH` descriptor through its magic link in `/proc/self/fd`: the one place where a link of the host is followed
-//! on purpose. The link is named by a descriptor of this process, never by bytes of the client.
+//! Using an `O_PATH` descriptor through its magic link in `/proc/self/fd`: the one place where a link of the host is
+//! followed on purpose. The link is named by a descriptor of this process, never by bytes of the client.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

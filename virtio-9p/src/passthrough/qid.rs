@@ -25,9 +25,9 @@ fn version(status: &Status) -> u32 {
 }
 
 impl Passthrough {
-    /// The qid path of a file. Inode numbers of the root's device stand for themselves. Those of another device (a mount
-    /// point inside the tree) are combined with a word made from the device number: still one to one within each device, and
-    /// apart from every other device's as long as inode numbers are far smaller than 64 bits.
+    /// The qid path of a file. Inode numbers of the root's device stand for themselves. Those of another device (a
+    /// mount point inside the tree) are combined with a word made from the device number: still one to one within each
+    /// device, and apart from every other device's as long as inode numbers are far smaller than 64 bits.
     pub(super) fn qid_path(&self, id: FileId) -> u64 {
         if id.device == self.host.root_id.device {
             id.inode

@@ -1,4 +1,5 @@
-//! The locked ranges of one owner, kept beside the kernel's own list: the kernel neither counts them nor names their owner.
+//! The locked ranges of one owner, kept beside the kernel's own list: the kernel neither counts them nor names their
+//! owner.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! System calls on raw memory or raw structs: vectored I/O, directory entries, open-file-description locks; and one that
-//! has no other wrapper.
+//! System calls on raw memory or raw structs: vectored I/O, directory entries, open-file-description locks; and one
+//! that has no other wrapper.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -27,8 +27,8 @@ fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno>
     }
 }
 
-/// Moves `len` bytes by calls that each move the piece at a position; ends at the first short one. An error after the first
-/// call that moved something is left for the client's next request to find.
+/// Moves `len` bytes by calls that each move the piece at a position; ends at the first short one. An error after the
+/// first call that moved something is left for the client's next request to find.
 fn pieces(len: usize, mut call: impl FnMut(usize) -> Result<(usize, usize), Errno>) -> Result<usize, Errno> {
     let mut done = 0;
     loop {
@@ -124,8 +124,8 @@ pub(super) enum Now {
     Unknown,
 }
 
-/// Reads what is in memory, all or nothing: what is cached begins and ends with pages, so a read that ends inside one has
-/// met the end of the file.
+/// Reads what is in memory, all or nothing: what is cached begins and ends with pages, so a read that ends inside one
+/// has met the end of the file.
 pub(super) fn read_now(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<Now, Errno> {
     let mut done = 0;
     loop {

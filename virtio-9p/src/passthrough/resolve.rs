@@ -13,10 +13,11 @@ use crate::limits::MAX_DEPTH;
 use crate::name::Name;
 
 impl Host {
-    /// The directory above `dir`, `None` for the root itself (which is its own parent, and may also be the parent found).
+    /// The directory above `dir`, `None` for the root itself (which is its own parent, and may also be the parent
+    /// found).
     ///
-    /// The directory found is used only if climbing on from it meets the root: `ESTALE` if `dir` was moved out of the tree,
-    /// `ENAMETOOLONG` if it is too deep to tell.
+    /// The directory found is used only if climbing on from it meets the root: `ESTALE` if `dir` was moved out of the
+    /// tree, `ENAMETOOLONG` if it is too deep to tell.
     pub(super) fn parent(self: &Arc<Host>, dir: &Inode) -> Result<Option<Arc<Inode>>, Errno> {
         if dir.id() == self.root_id {
             return Ok(None);
@@ -65,8 +66,8 @@ impl Place {
 impl Passthrough {
     /// The present place of a file, for the requests that name a file by its fid alone (Tremove, Trename).
     ///
-    /// The kernel's idea of its path is taken apart, reached from the root like any other, and believed only if the file is
-    /// really there. `EBUSY` for the root, `ENOENT` if the file has no name any more or is outside the tree.
+    /// The kernel's idea of its path is taken apart, reached from the root like any other, and believed only if the
+    /// file is really there. `EBUSY` for the root, `ENOENT` if the file has no name any more or is outside the tree.
     pub(super) fn locate(&self, inode: &Inode) -> Result<Place, Errno> {
         if inode.id() == self.host.root_id {
             return Err(Errno::EBUSY);

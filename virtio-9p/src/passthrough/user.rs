@@ -1,7 +1,7 @@
 //! Acting as a user: file system ids and groups of this thread alone.
 //!
-//! The C library's calls would change every thread, so the system calls are made directly. `setfsuid` to another id than 0
-//! takes the capabilities that override permissions out of effect, and back to 0 gives them back.
+//! The C library's calls would change every thread, so the system calls are made directly. `setfsuid` to another id
+//! than 0 takes the capabilities that override permissions out of effect, and back to 0 gives them back.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -103,7 +103,8 @@ fn set_groups(groups: &[u32]) -> bool {
     unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0 }
 }
 
-/// Whether the id in force is `id`: the calls do not tell of failure, and an id that cannot be set leaves the one before.
+/// Whether the id in force is `id`: the calls do not tell of failure, and an id that cannot be set leaves the one
+/// before.
 fn in_force(call: libc::c_long, id: u32) -> bool {
     swap_id(call, u32::MAX) == id
 }

@@ -38,8 +38,8 @@ fn fetch(
 }
 
 impl Passthrough {
-    /// The host's name of an attribute; `kept` if it is kept from the client, `EOPNOTSUPP` for an access list where there
-    /// are none.
+    /// The host's name of an attribute; `kept` if it is kept from the client, `EOPNOTSUPP` for an access list where
+    /// there are none.
     fn attribute_name<'a>(&self, name: &'a [u8], kept: Errno) -> Result<Cow<'a, [u8]>, Errno> {
         let identity = &self.host.identity;
         if identity.is_mapped() {

@@ -7,7 +7,8 @@ use crate::fs::FileSystem;
 use crate::segment::Readable;
 use crate::wire::{Header, Message, MessageType, Tauth};
 
-/// A request up to its payload, not yet taken apart: each handler is given its own message, which is read straight into it.
+/// A request up to its payload, not yet taken apart: each handler is given its own message, which is read straight into
+/// it.
 #[derive(Clone, Copy)]
 pub(super) struct Frame<'a> {
     pub(super) header: Header,
@@ -15,8 +16,8 @@ pub(super) struct Frame<'a> {
 }
 
 impl<F: FileSystem> Server<F> {
-    /// Reads the message in `frame`, whose type is a request of the dialect, carries it out and writes its reply. `request` is
-    /// needed for the data of a write alone.
+    /// Reads the message in `frame`, whose type is a request of the dialect, carries it out and writes its reply.
+    /// `request` is needed for the data of a write alone.
     #[inline]
     pub(super) fn dispatch(&self, frame: Frame<'_>, request: &Readable<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         match frame.header.kind {

@@ -90,8 +90,8 @@ impl<F: FileSystem> Server<F> {
 /// Bytes of directory entries that are gathered.
 const GATHERED: usize = 2048;
 
-/// Directory entries on their way into a reply. They are gathered, so that few large copies go to the client's memory, which may
-/// lie in many pieces.
+/// Directory entries on their way into a reply. They are gathered, so that few large copies go to the client's memory,
+/// which may lie in many pieces.
 struct Listed<'a> {
     room: Writable<'a>,
     gathered: [u8; GATHERED],

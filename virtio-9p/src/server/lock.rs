@@ -16,8 +16,8 @@ fn owner(proc_id: u32, client_id: &[u8]) -> Result<LockOwner<'_>, Errno> {
 }
 
 impl<F: FileSystem> Server<F> {
-    /// A lock that cannot be had at once is parked if the client would wait and the caller has a ticket for it; otherwise it is
-    /// answered `BLOCKED`, and the client asks again.
+    /// A lock that cannot be had at once is parked if the client would wait and the caller has a ticket for it;
+    /// otherwise it is answered `BLOCKED`, and the client asks again.
     pub(super) fn lock(&self, message: &Tlock<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         let state = self.session.fids.get(message.fid)?;
         let handle = state.handle()?;

@@ -31,16 +31,16 @@ use reply::{Fate, Reply, Terms, least_room};
 pub struct Options {
     /// Largest message in bytes, 4,096 to 2^30; values outside are moved inside.
     pub max_msize: u32,
-    /// Answer `EROFS` to every request that would change something. Reading still moves access times as the host's mount
-    /// options say.
+    /// Answer `EROFS` to every request that would change something. Reading still moves access times as the host's
+    /// mount options say.
     pub readonly: bool,
-    /// Most fids at a time; beyond it `ENFILE`. The passthrough file system spends up to two descriptors on each, so keep
-    /// this below half of `RLIMIT_NOFILE`.
+    /// Most fids at a time; beyond it `ENFILE`. The passthrough file system spends up to two descriptors on each, so
+    /// keep this below half of `RLIMIT_NOFILE`.
     pub max_fids: usize,
     /// Most bytes of extended attribute values held for all fids at a time; beyond it `ENOSPC`.
     pub max_xattr_bytes: usize,
-    /// Most locks that wait at a time ([`Server::start`]); beyond it a lock is answered `BLOCKED`, and the client asks again.
-    /// Keep it well below the size of the queue that the requests come from.
+    /// Most locks that wait at a time ([`Server::start`]); beyond it a lock is answered `BLOCKED`, and the client asks
+    /// again. Keep it well below the size of the queue that the requests come from.
     pub max_parked_locks: usize,
 }
 
@@ -61,8 +61,8 @@ impl Default for Options {
 pub enum Outcome {
     /// The reply was written; this many bytes, exactly what its size field says. Virtio reports it as the used length.
     Reply(usize),
-    /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes, in the
-    /// older dialects 13) would not fit. Virtio reports a used length of 0.
+    /// No reply is possible, and nothing was done: the request is shorter than a header, or an error reply (11 bytes,
+    /// in the older dialects 13) would not fit. Virtio reports a used length of 0.
     Dropped,
 }
 
@@ -89,13 +89,14 @@ impl FidUse {
 
 /// A server of 9P2000.L, 9P2000.u and 9P2000: one session over one file system.
 ///
-/// `Tversion` chooses the dialect. In the older two, errors come with words; users and groups that have only names are their
-/// numbers in decimal; a directory is read as stat records, without `.` and `..`; symbolic links are not followed, and
-/// 9P2000 shows them as plain files. Modes that the host cannot keep (append-only, exclusive use) are refused. A wstat gives
-/// a file another name in its directory: in 9P2000 only one that is free, in 9P2000.u as `rename(2)` does.
+/// `Tversion` chooses the dialect. In the older two, errors come with words; users and groups that have only names are
+/// their numbers in decimal; a directory is read as stat records, without `.` and `..`; symbolic links are not
+/// followed, and 9P2000 shows them as plain files. Modes that the host cannot keep (append-only, exclusive use) are
+/// refused. A wstat gives a file another name in its directory: in 9P2000 only one that is free, in 9P2000.u as
+/// `rename(2)` does.
 ///
-/// All methods can be called from several threads at once. Requests are finished before [`Server::handle`] returns, so a
-/// `Tflush` finds none to cancel but those that [`Server::start`] parked.
+/// All methods can be called from several threads at once. Requests are finished before [`Server::handle`] returns, so
+/// a `Tflush` finds none to cancel but those that [`Server::start`] parked.
 pub struct Server<F: FileSystem> {
     fs: F,
     options: Options,
@@ -117,8 +118,9 @@ impl<F: FileSystem> Server<F> {
 
     /// Answers the request at the start of `request` at the start of `reply`.
     ///
-    /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with an
-    /// `Rlerror` (`Rerror` in the older dialects). `request` may be longer than the message, and the two may be cut into segments anywhere.
+    /// Whatever the bytes are, this neither panics nor writes outside `reply`; mistakes of the client are answered with
+    /// an `Rlerror` (`Rerror` in the older dialects). `request` may be longer than the message, and the two may be cut
+    /// into segments anywhere.
     pub fn handle(&self, request: &Readable<'_>, reply: &Writable<'_>) -> Outcome {
         match self.answer(request, reply, None, Patience::Endless) {
             Ok(Started::Done(outcome)) => outcome,
@@ -220,7 +222,8 @@ impl<F: FileSystem> Server<F> {
         self.dispatch(Frame { header, bytes }, request, reply)
     }
 
-    /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes over.
+    /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes
+    /// over.
     pub fn reset(&self) {
         self.restart(None);
         self.session.parked.clear();

@@ -28,8 +28,8 @@ impl Completed {
         self.0.ticket
     }
 
-    /// Writes the reply into the request's reply buffer, resolved anew. [`Outcome::Dropped`] if the request was flushed, or if
-    /// the buffer is too small by now: the descriptor goes back with length 0.
+    /// Writes the reply into the request's reply buffer, resolved anew. [`Outcome::Dropped`] if the request was
+    /// flushed, or if the buffer is too small by now: the descriptor goes back with length 0.
     pub fn finish(&self, reply: &Writable<'_>) -> Outcome {
         // Only 9P2000.L has locks.
         let dialect = Dialect::Linux;
@@ -51,27 +51,28 @@ impl Completed {
 }
 
 impl<F: FileSystem> Server<F> {
-    /// As [`Server::handle`], but a lock that has to wait (`Tlock` with `BLOCK`) is parked under `ticket` and answered as soon
-    /// as it is free, where `handle` would answer `BLOCKED` and leave it to the client to ask again.
+    /// As [`Server::handle`], but a lock that has to wait (`Tlock` with `BLOCK`) is parked under `ticket` and answered
+    /// as soon as it is free, where `handle` would answer `BLOCKED` and leave it to the client to ask again.
     ///
     /// A caller that has a queue of requests, such as a virtio ring, keeps to this:
     ///
     /// 1. The ticket is a number of its own by which it finds the request again (the head of the descriptor chain).
-    ///    [`Started::Parked`] means: not answered yet. The server keeps nothing of the request's memory, so the caller may
-    ///    unpin and unmap it, and must not give the descriptor back.
-    /// 2. After every call of `start` and [`Server::retry_parked`], and **before** it publishes what that call answered, it
-    ///    takes all of [`Server::next_completed`]. For each it resolves the reply buffer of the ticket anew, calls
-    ///    [`Completed::finish`], and gives the descriptor back with the length of the outcome (0 if it was dropped, or if the
-    ///    buffer cannot be resolved any more). A client relies on this order: when an `Rflush` or `Rversion` arrives, the
-    ///    descriptor of the flushed request has come back before, with its reply or empty, and its memory and tag are free.
-    /// 3. While [`Server::parked_count`] is not 0 it calls `retry_parked` from time to time (every 10 to 100 ms): a lock that
-    ///    a program of the host or another session gives up makes no request here. Locks given up through this server are
-    ///    noticed at once.
+    ///    [`Started::Parked`] means: not answered yet. The server keeps nothing of the request's memory, so the caller
+    ///    may unpin and unmap it, and must not give the descriptor back.
+    /// 2. After every call of `start` and [`Server::retry_parked`], and **before** it publishes what that call
+    ///    answered, it takes all of [`Server::next_completed`]. For each it resolves the reply buffer of the ticket
+    ///    anew, calls [`Completed::finish`], and gives the descriptor back with the length of the outcome (0 if it was
+    ///    dropped, or if the buffer cannot be resolved any more). A client relies on this order: when an `Rflush` or
+    ///    `Rversion` arrives, the descriptor of the flushed request has come back before, with its reply or empty, and
+    ///    its memory and tag are free.
+    /// 3. While [`Server::parked_count`] is not 0 it calls `retry_parked` from time to time (every 10 to 100 ms): a
+    ///    lock that a program of the host or another session gives up makes no request here. Locks given up through
+    ///    this server are noticed at once.
     /// 4. [`Server::reset`] drops what is parked and completed; the caller forgets its tickets.
     ///
     /// With several threads, steps 1 and 2 are done under one lock. A parked request occupies a place in the queue:
-    /// [`Options::max_parked_locks`](crate::Options::max_parked_locks) leaves room for the request that gives up the lock, and
-    /// beyond it a lock is answered `BLOCKED`.
+    /// [`Options::max_parked_locks`](crate::Options::max_parked_locks) leaves room for the request that gives up the
+    /// lock, and beyond it a lock is answered `BLOCKED`.
     pub fn start(&self, request: &Readable<'_>, reply: &Writable<'_>, ticket: u64) -> Started {
         match self.start_within(request, reply, ticket, Patience::Endless) {
             Ok(started) => started,
@@ -80,8 +81,8 @@ impl<F: FileSystem> Server<F> {
         }
     }
 
-    /// As [`Server::start`], for a thread that must not wait longer than `patience` allows: a request that would have to has not
-    /// begun, and can be given to a thread that may.
+    /// As [`Server::start`], for a thread that must not wait longer than `patience` allows: a request that would have
+    /// to has not begun, and can be given to a thread that may.
     ///
     /// # Errors
     /// The patience that the request needs, more than was given.
@@ -95,9 +96,9 @@ impl<F: FileSystem> Server<F> {
         self.answer(request, reply, Some(ticket), patience)
     }
 
-    /// Ends the wait of all parked requests with the answer `BLOCKED`: their clients ask again. For a caller that has to answer
-    /// everything that it has taken, such as a queue that stops. False, and nothing is done, while another thread tries them,
-    /// which the file system may keep.
+    /// Ends the wait of all parked requests with the answer `BLOCKED`: their clients ask again. For a caller that has
+    /// to answer everything that it has taken, such as a queue that stops. False, and nothing is done, while another
+    /// thread tries them, which the file system may keep.
     #[must_use]
     pub fn return_parked(&self) -> bool {
         self.session.parked.return_all()

@@ -10,8 +10,8 @@ use crate::wire::{Dialect, Message, Rerror, Rlerror, Rread, Tag};
 /// Bytes of the replies that are put together on the stack: all but long names and errors in words.
 const SMALL_REPLY: usize = 256;
 
-/// The room for one reply. Every reply goes through [`Reply::send`], [`Reply::send_with_payload`] or [`Reply::error`], which
-/// return its length: the used length that virtio reports, equal to the size field.
+/// The room for one reply. Every reply goes through [`Reply::send`], [`Reply::send_with_payload`] or [`Reply::error`],
+/// which return its length: the used length that virtio reports, equal to the size field.
 pub(super) struct Reply<'a> {
     tag: Tag,
     dialect: Dialect,
@@ -121,8 +121,8 @@ impl<'a> Reply<'a> {
         Ok(self.room.copy_from(0, &large[..written]))
     }
 
-    /// The room behind an 11-byte head for at most `count` bytes of data; `EMSGSIZE` if data was asked for and none fits, since
-    /// an empty answer would mean the end of the file.
+    /// The room behind an 11-byte head for at most `count` bytes of data; `EMSGSIZE` if data was asked for and none
+    /// fits, since an empty answer would mean the end of the file.
     #[inline]
     pub(super) fn payload(&self, count: u32) -> Result<Writable<'a>, Errno> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);

@@ -62,8 +62,8 @@ impl<F: FileSystem> Server<F> {
         reply.send(&Rattach { qid: root.qid })
     }
 
-    /// A parked request is cancelled; the caller gives it back before this answer. Any other was answered before this one was
-    /// seen, or is being answered by another thread, whose reply the client takes.
+    /// A parked request is cancelled; the caller gives it back before this answer. Any other was answered before this
+    /// one was seen, or is being answered by another thread, whose reply the client takes.
     pub(super) fn flush(&self, message: &Tflush, reply: &Reply<'_>) -> Result<usize, Errno> {
         self.session.parked.cancel(message.oldtag);
         reply.send(&Rflush {})

@@ -8,8 +8,8 @@ use crate::session::{XattrSnapshot, XattrWrite};
 
 /// A file that a client refers to by a fid, and what it does with it.
 ///
-/// It never changes: opening or creating puts a new one in the fid's place, so a request that still works with the old one
-/// sees a consistent state.
+/// It never changes: opening or creating puts a new one in the fid's place, so a request that still works with the old
+/// one sees a consistent state.
 pub(crate) struct FidState<F: FileSystem> {
     /// The file.
     pub(crate) node: F::Node,

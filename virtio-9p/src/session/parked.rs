@@ -49,8 +49,8 @@ pub(crate) struct Finished {
 
 /// The requests of a session that wait, in the order in which they came, and those whose wait is over.
 ///
-/// Those that wait are locked while they are tried, so that none is given up and granted at once. What tries them may be kept
-/// by the file system.
+/// Those that wait are locked while they are tried, so that none is given up and granted at once. What tries them may
+/// be kept by the file system.
 pub(crate) struct Parked<F: FileSystem> {
     waiting: Mutex<Vec<Waiting<F>>>,
     finished: Mutex<VecDeque<Finished>>,
@@ -84,8 +84,8 @@ impl<F: FileSystem> Parked<F> {
         true
     }
 
-    /// Tries every one that waits, in order, until none is answered any more. If another thread is at it, that one does so
-    /// once more: the file system may keep it.
+    /// Tries every one that waits, in order, until none is answered any more. If another thread is at it, that one does
+    /// so once more: the file system may keep it.
     pub(crate) fn retry(&self, attempt: impl Fn(&Waiting<F>) -> Option<Answer>) {
         self.wanted.store(true, Ordering::SeqCst);
         while self.wanted.load(Ordering::SeqCst) {

@@ -56,8 +56,8 @@ impl Directory {
         Directory::default()
     }
 
-    /// The same directory with one entry more; an entry of that name is replaced. A name that no file can have (empty, `.`,
-    /// `..`, with `/` or NUL, longer than 255 bytes) is listed but never found.
+    /// The same directory with one entry more; an entry of that name is replaced. A name that no file can have (empty,
+    /// `.`, `..`, with `/` or NUL, longer than 255 bytes) is listed but never found.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, item: impl Into<Item>) -> Directory {
         Arc::make_mut(&mut self.fixed).insert(name.into(), item.into());

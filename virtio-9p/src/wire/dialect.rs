@@ -23,8 +23,8 @@ impl Dialect {
 
     /// What a client gets that asks for `version`; `None` if it shares no dialect with this crate.
     ///
-    /// Suffixes after the dialect are declined (`9P2000.L.x` becomes 9P2000.L). As version(5) has it, an unknown suffix of
-    /// 9P2000 and any later `9Pnnnn` fall back to 9P2000.
+    /// Suffixes after the dialect are declined (`9P2000.L.x` becomes 9P2000.L). As version(5) has it, an unknown suffix
+    /// of 9P2000 and any later `9Pnnnn` fall back to 9P2000.
     pub fn offered(version: &[u8]) -> Option<Dialect> {
         let mut parts = version.strip_prefix(b"9P")?.split(|byte| *byte == b'.');
         let year = std::str::from_utf8(parts.next()?).ok()?;

@@ -23,7 +23,8 @@ impl Rlerror {
 }
 
 impl Rerror<'_> {
-    /// Length in bytes of the message of 9P2000.u without words, the longer one: the least room that a reply buffer must have.
+    /// Length in bytes of the message of 9P2000.u without words, the longer one: the least room that a reply buffer
+    /// must have.
     pub const LEN: usize = 13;
 }
 

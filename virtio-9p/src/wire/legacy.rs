@@ -95,8 +95,8 @@ messages! {
         /// Bytes that a read or write should carry at most; 0 leaves it to msize.
         iounit: u32,
     }
-    /// Creates a file and opens it; the fid of the directory becomes that of the file: `fid[4] name[s] perm[4] mode[1]`, in
-    /// 9P2000.u also `extension[s]`.
+    /// Creates a file and opens it; the fid of the directory becomes that of the file:
+    /// `fid[4] name[s] perm[4] mode[1]`, in 9P2000.u also `extension[s]`.
     Tcreate<'a> = TCREATE unix(extension) {
         /// The directory.
         fid: Fid,
@@ -106,7 +106,8 @@ messages! {
         perm: Perm,
         /// How to open it.
         mode: OpenMode,
-        /// The target of a symbolic link, the number of a linked fid, or `b MAJOR MINOR` or `c MAJOR MINOR` of a device.
+        /// The target of a symbolic link, the number of a linked fid, or `b MAJOR MINOR` or `c MAJOR MINOR` of a
+        /// device.
         extension: Option<&'a [u8]>,
     }
     /// The file exists and is open.

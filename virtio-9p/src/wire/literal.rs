@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use super::{Malformed, Message, Tag};
 
-/// Asserts that `bytes` (which may lack the payload) and `message` are each other's wire form, that every shorter frame is
-/// refused, and that a size field one too large is refused.
+/// Asserts that `bytes` (which may lack the payload) and `message` are each other's wire form, that every shorter frame
+/// is refused, and that a size field one too large is refused.
 pub(crate) fn assert_wire<'a, M: Message<'a> + PartialEq + Debug>(bytes: &'a [u8], tag: Tag, message: M) {
     assert_eq!(M::parse(bytes), Ok((tag, message)));
     let (_, message) = M::parse(bytes).unwrap();

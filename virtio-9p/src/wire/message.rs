@@ -49,8 +49,8 @@ pub trait Message<'a>: Sized {
         Ok((header.tag, Self::parse_sized(header.size, frame)?))
     }
 
-    /// As [`Message::parse`], for a message of `dialect` whose header was read: [`Malformed::Dialect`] if it has the fields of
-    /// another one.
+    /// As [`Message::parse`], for a message of `dialect` whose header was read: [`Malformed::Dialect`] if it has the
+    /// fields of another one.
     #[inline]
     fn parse_in(dialect: Dialect, header: Header, frame: &'a [u8]) -> Result<Self, Malformed> {
         if header.kind != Self::TYPE {
@@ -95,8 +95,8 @@ pub trait Message<'a>: Sized {
     }
 }
 
-/// Declares message structs. `payload FIELD` marks the field that counts the bytes after the fields, `unix(FIELD)` the one
-/// that is there in the dialects with the fields of 9P2000.u.
+/// Declares message structs. `payload FIELD` marks the field that counts the bytes after the fields, `unix(FIELD)` the
+/// one that is there in the dialects with the fields of 9P2000.u.
 macro_rules! messages {
     ($(
         $(#[$meta:meta])*

@@ -1,17 +1,18 @@
 //! The wire format of 9P2000.L, 9P2000.u and 9P2000: bytes to typed messages and back.
 //!
-//! Every message is a plain struct that implements [`Message`]: [`Message::parse`] reads a frame, [`Message::emit`] writes
-//! one. Requests and replies go both ways, so a client can be built on the same types. Strings are borrowed bytes: 9P says
-//! UTF-8, Linux file names are any bytes, and the latter wins.
+//! Every message is a plain struct that implements [`Message`]: [`Message::parse`] reads a frame, [`Message::emit`]
+//! writes one. Requests and replies go both ways, so a client can be built on the same types. Strings are borrowed
+//! bytes: 9P says UTF-8, Linux file names are any bytes, and the latter wins.
 //!
-//! A frame is `size[4] type[1] tag[2] body`, all integers little-endian; `size` counts itself.
-//! Three messages end with file data ([`Twrite`], [`Rread`], [`Rreaddir`]): their structs cover the part before the data,
-//! and [`Message::payload_len`] tells how many bytes follow it.
+//! A frame is `size[4] type[1] tag[2] body`, all integers little-endian; `size` counts itself. Three messages end with
+//! file data ([`Twrite`], [`Rread`], [`Rreaddir`]): their structs cover the part before the data, and
+//! [`Message::payload_len`] tells how many bytes follow it.
 //!
-//! Fields at the end that 9P2000.u added are an `Option`, absent in 9P2000; [`Message::parse_in`] insists on the right form.
+//! Fields at the end that 9P2000.u added are an `Option`, absent in 9P2000; [`Message::parse_in`] insists on the right
+//! form.
 //!
-//! Layouts follow Plan 9's section 5 manual pages and the 9P2000.L description in diod's `protocol.md`; numbers and flag
-//! values are those of Linux `include/net/9p/9p.h`.
+//! Layouts follow Plan 9's section 5 manual pages and the 9P2000.L description in diod's `protocol.md`; numbers and
+//! flag values are those of Linux `include/net/9p/9p.h`.
 
 mod attach;
 mod attr;

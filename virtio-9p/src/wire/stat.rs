@@ -6,8 +6,8 @@ use super::legacy::Perm;
 use super::message::messages;
 use super::qid::{Qid, QidType};
 
-/// A stat record: `size[2] type[2] dev[4] qid[13] mode[4] atime[4] mtime[4] length[8] name[s] uid[s] gid[s] muid[s]`, in
-/// 9P2000.u also `extension[s] n_uid[4] n_gid[4] n_muid[4]`. The size does not count itself.
+/// A stat record: `size[2] type[2] dev[4] qid[13] mode[4] atime[4] mtime[4] length[8] name[s] uid[s] gid[s] muid[s]`,
+/// in 9P2000.u also `extension[s] n_uid[4] n_gid[4] n_muid[4]`. The size does not count itself.
 ///
 /// In a `Twstat`, a number whose bits are all ones and an empty string mean "leave it".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,8 @@ pub struct UnixStat<'a> {
 }
 
 impl Stat<'_> {
-    /// The record of a `Twstat` that changes nothing: what a client starts from, with or without the fields of 9P2000.u.
+    /// The record of a `Twstat` that changes nothing: what a client starts from, with or without the fields of
+    /// 9P2000.u.
     pub fn untouched(unix: bool) -> Stat<'static> {
         Stat {
             kind: u16::MAX,

@@ -29,8 +29,8 @@ const SOCKET: u32 = 0o140_000;
 
 const LINKS_AND_SPECIAL: u32 = Perm::SYMLINK | Perm::LINK | Perm::DEVICE | Perm::FIFO | Perm::SOCKET;
 
-/// The permission bits of a new file in Unix's numbers. `EOPNOTSUPP` for what no file of the host can be; a backup's hint has no
-/// place there and is let go.
+/// The permission bits of a new file in Unix's numbers. `EOPNOTSUPP` for what no file of the host can be; a backup's
+/// hint has no place there and is let go.
 pub(super) fn permission_bits(perm: Perm, dialect: Dialect) -> Result<u32, Errno> {
     let mut known = Perm::BITS | Perm::DIRECTORY | Perm::TEMPORARY;
     let special = [(Perm::SETUID, 0o4000), (Perm::SETGID, 0o2000), (Perm::STICKY, 0o1000)];

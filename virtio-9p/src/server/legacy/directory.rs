@@ -15,8 +15,8 @@ use crate::wire::{Dialect, Encoder, Field};
 const BATCH: usize = 64;
 
 impl<F: FileSystem> Server<F> {
-    /// Fills `data` with whole records from `offset` on, which is 0 or where the last reading ended (`EINVAL` otherwise, and if
-    /// not even one record fits). `.` and `..` are left out, and so is a file that goes meanwhile.
+    /// Fills `data` with whole records from `offset` on, which is 0 or where the last reading ended (`EINVAL`
+    /// otherwise, and if not even one record fits). `.` and `..` are left out, and so is a file that goes meanwhile.
     pub(in super::super) fn list(
         &self,
         dir: &F::Node,

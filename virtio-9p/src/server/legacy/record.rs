@@ -81,8 +81,8 @@ impl Record {
 }
 
 impl<F: FileSystem> Server<F> {
-    /// What a stat record says about a file. In 9P2000.u the extension is the target of a symbolic link, the numbers of a
-    /// device, or the number of links in the form that Linux reads.
+    /// What a stat record says about a file. In 9P2000.u the extension is the target of a symbolic link, the numbers of
+    /// a device, or the number of links in the form that Linux reads.
     pub(super) fn record(&self, node: &F::Node, name: Vec<u8>, dialect: Dialect) -> Result<Record, Errno> {
         let attributes = self.fs.getattr(node, AttrMask::BASIC)?;
         let (major, minor) = device_numbers(attributes.rdev);

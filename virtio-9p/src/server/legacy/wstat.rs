@@ -83,8 +83,9 @@ fn attributes(now: &Record, wanted: &Stat<'_>, dialect: Dialect) -> Result<SetAt
 }
 
 impl<F: FileSystem> Server<F> {
-    /// All or nothing, as far as the file system lets it: everything is checked first, and a new name that was given is taken
-    /// back if the attributes cannot be changed. A record that leaves everything asks for the file on stable storage.
+    /// All or nothing, as far as the file system lets it: everything is checked first, and a new name that was given is
+    /// taken back if the attributes cannot be changed. A record that leaves everything asks for the file on stable
+    /// storage.
     pub(in super::super) fn wstat(&self, message: &Twstat<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
         reply.expect(HEADER_LEN)?;
         let state = self.session.fids.get(message.fid)?;
