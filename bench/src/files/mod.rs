@@ -10,6 +10,7 @@ mod contender;
 mod fuse;
 mod ninep;
 mod plain;
+mod room;
 mod roster;
 mod run;
 mod safety;

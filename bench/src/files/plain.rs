@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, openat, seek, statat, unlinkat};
 
+use super::room::Room;
 use super::subject::{Places, Subject, Times, batches};
 use super::tree::{self, Tree};
-use super::work::{SMALL, Work};
+use super::work::Work;
 use crate::failure::Failure;
 
 /// Bytes of a buffer for names.
@@ -27,7 +28,8 @@ pub(super) struct Plain {
     directories: Vec<(u32, OwnedFd)>,
     data: File,
     target: File,
-    buffer: Vec<u8>,
+    /// One for each operation of a batch.
+    buffers: Vec<Room>,
     names: Vec<MaybeUninit<u8>>,
     places: Places,
     made: u64,
@@ -54,7 +56,7 @@ impl Plain {
             directories: listed.collect::<Result<_, Failure>>()?,
             data: open(tree::DATA, OFlags::RDONLY)?.into(),
             target: open(tree::TARGET, OFlags::RDWR)?.into(),
-            buffer: vec![0; 1 << 20],
+            buffers: Vec::new(),
             names: vec![MaybeUninit::uninit(); NAMES],
             places: Places::new(),
             made: 0,
@@ -74,7 +76,23 @@ impl Plain {
         }
     }
 
-    fn once(&mut self, work: Work, offset: u64, name: &str) -> Result<(), Failure> {
+    /// So many operations, one after the other; the time that they take.
+    fn batch(&mut self, work: Work, count: usize) -> Result<Duration, Failure> {
+        let next: Vec<_> = (0..count).map(|_| self.next(work)).collect();
+        let mut buffers = std::mem::take(&mut self.buffers);
+        buffers.resize_with(count.max(buffers.len()), Room::default);
+        let bytes = usize::try_from(work.bytes()).unwrap_or(0);
+        buffers.iter_mut().take(count).for_each(|buffer| buffer.make(0, bytes));
+        let start = Instant::now();
+        for ((offset, name), buffer) in next.iter().zip(&mut buffers) {
+            self.once(work, *offset, name, &mut buffer.bytes()[..bytes])?;
+        }
+        let time = start.elapsed();
+        self.buffers = buffers;
+        Ok(time)
+    }
+
+    fn once(&mut self, work: Work, offset: u64, name: &str, buffer: &mut [u8]) -> Result<(), Failure> {
         match work {
             Work::Getattr => {
                 let size = statat(&self.parent, tree::WAY[2], AtFlags::empty()).map_err(system)?.st_size;
@@ -87,22 +105,19 @@ impl Plain {
             Work::OpenRead => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let file = File::from(openat(&self.parent, tree::WAY[2], flags, Mode::empty()).map_err(system)?);
-                read(&file, &mut self.buffer, 0, SMALL)
+                read(&file, buffer, 0)
             }
             Work::Create => {
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let mode = Mode::RUSR | Mode::WUSR;
                 let file = File::from(openat(&self.new, name, flags, mode).map_err(system)?);
-                file.write_all_at(&self.buffer[..4096], 0).map_err(system)?;
+                file.write_all_at(buffer, 0).map_err(system)?;
                 unlinkat(&self.new, name, AtFlags::empty()).map_err(system)
             }
             Work::Readdir(entries) => self.readdir(entries),
             Work::Fsync => self.target.sync_all().map_err(system),
-            Work::Read(bytes) => read(&self.data, &mut self.buffer, offset, bytes),
-            Work::Write(bytes) => {
-                let length = usize::try_from(bytes).unwrap_or(0);
-                self.target.write_all_at(&self.buffer[..length], offset).map_err(system)
-            }
+            Work::Read(_) => read(&self.data, buffer, offset),
+            Work::Write(_) => self.target.write_all_at(buffer, offset).map_err(system),
         }
     }
 
@@ -120,9 +135,8 @@ impl Plain {
     }
 }
 
-fn read(file: &File, buffer: &mut [u8], offset: u64, bytes: u32) -> Result<(), Failure> {
-    let length = usize::try_from(bytes).unwrap_or(0);
-    file.read_exact_at(&mut buffer[..length], offset).map_err(system)
+fn read(file: &File, buffer: &mut [u8], offset: u64) -> Result<(), Failure> {
+    file.read_exact_at(buffer, offset).map_err(system)
 }
 
 fn check_size(size: i64) -> Result<(), Failure> {
@@ -152,10 +166,7 @@ impl Subject for Plain {
 
     fn run(&mut self, work: Work, _depth: u16, operations: u64, times: &mut Times) -> Result<(), Failure> {
         for count in batches(work, operations) {
-            let next: Vec<_> = (0..count).map(|_| self.next(work)).collect();
-            let start = Instant::now();
-            next.iter().try_for_each(|(offset, name)| self.once(work, *offset, name))?;
-            let time = start.elapsed();
+            let time = self.batch(work, count)?;
             times.wall += time;
             self.busy += time;
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use calgary_tests::guest::ninep::Reply;
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
+use super::super::room::Room;
 use super::channel::{Channel, parse};
 use super::message::Op;
 use crate::failure::Failure;
@@ -21,26 +22,6 @@ const REPLY_HEAD: usize = 4096;
 /// Bytes of a write request before its data, and of a read's reply.
 const WRITE_HEAD: usize = 23;
 const READ_HEAD: usize = 11;
-
-const PAGE: usize = 4096;
-
-/// A message in memory.
-#[derive(Debug, Default)]
-struct Room {
-    bytes: Vec<u8>,
-    /// Where the message begins, so that data behind its head begins on a page.
-    start: usize,
-}
-
-impl Room {
-    /// Makes room for a message with a head of `head` bytes before its data, and of so many bytes in all.
-    fn make(&mut self, head: usize, message: usize) {
-        if self.bytes.len() < self.start + message {
-            self.bytes = vec![0; message + PAGE];
-            self.start = (PAGE - (self.bytes.as_ptr().addr() + head) % PAGE) % PAGE;
-        }
-    }
-}
 
 /// One request, its reply, and the file data of both.
 #[derive(Debug, Default)]
@@ -123,7 +104,7 @@ impl<C: Core> Channel for InProcess<C> {
         let to = self.slot(slot);
         op.encode(op.tag(slot), &to.data(op.sent())[..op.sent()], &mut encoded);
         to.request.make(WRITE_HEAD, encoded.len());
-        to.request.bytes[to.request.start..][..encoded.len()].copy_from_slice(&encoded);
+        to.request.bytes()[..encoded.len()].copy_from_slice(&encoded);
         to.reply.make(READ_HEAD, op.received() + REPLY_HEAD);
         (to.kind, to.tag, to.request_length, to.answered) = (op.kind(), op.tag(slot), encoded.len(), None);
         self.encoded = encoded;
@@ -136,8 +117,8 @@ impl<C: Core> Channel for InProcess<C> {
         let waiting = std::mem::take(&mut self.waiting);
         let start = Instant::now();
         for slot in &mut self.slots[waiting] {
-            let request = &mut slot.request.bytes[slot.request.start..][..slot.request_length];
-            slot.answered = Some(self.core.handle(request, &mut slot.reply.bytes[slot.reply.start..])?);
+            let request = &mut slot.request.bytes()[..slot.request_length];
+            slot.answered = Some(self.core.handle(request, slot.reply.bytes())?);
         }
         self.busy += start.elapsed();
         Ok(())
@@ -150,7 +131,7 @@ impl<C: Core> Channel for InProcess<C> {
     fn collect(&mut self, slot: usize) -> Result<Reply, Failure> {
         let from = self.slot(slot);
         let length = from.answered.take().ok_or_else(|| Failure::wrong(C::NAME, "no request is out"))?;
-        let reply = &from.reply.bytes[from.reply.start..][..length];
+        let reply = &from.reply.bytes()[..length];
         if from.data.len() < length {
             from.data.resize(length, 0);
         }
