@@ -82,6 +82,11 @@ impl FrontEnd {
         self.endpoints.insert(endpoint, Space::Blocked);
     }
 
+    /// The endpoint is gone, and the back end has answered so: it may have bound it until then.
+    pub fn remove_endpoint(&mut self, endpoint: u32) {
+        self.endpoints.remove(&endpoint);
+    }
+
     /// START was sent: what was known is dropped, for all of it comes again, and accesses wait.
     pub fn start(&mut self) {
         self.spaces.clear();
@@ -89,15 +94,22 @@ impl FrontEnd {
         self.state = State::Syncing;
     }
 
-    /// SYNCED has come.
+    /// SYNCED has come. If the back end has lost the state that was held, nothing is reached: the guest's driver believes in
+    /// mappings that are gone, and must be reset before the next START.
     pub fn synced(&mut self, generation: u64) {
+        if self.generation != 0 && self.generation != generation {
+            self.give_up();
+            return;
+        }
         self.generation = generation;
         self.state = State::Running;
     }
 
     /// The connection has ended.
     pub fn lost(&mut self) {
-        self.state = State::Lost;
+        if self.state != State::Idle {
+            self.state = State::Lost;
+        }
     }
 
     /// The back end has lost its state, or does not come back: nothing is reached any more.
@@ -286,5 +298,32 @@ mod tests {
         assert_eq!(front_end.translate(ENDPOINT, 0, false), Translation::Refused { reason: 1 }, "all was told anew");
         front_end.give_up();
         assert_eq!((front_end.state(), front_end.generation()), (State::Idle, 0));
+        front_end.lost();
+        assert_eq!(
+            front_end.translate(ENDPOINT, 0, false),
+            Translation::Refused { reason: 1 },
+            "there is nothing to wait for"
+        );
+    }
+
+    #[test]
+    fn a_state_that_is_another_than_the_one_held_is_not_taken() {
+        let mut front_end = running();
+        front_end.lost();
+        front_end.start();
+        apply(&mut front_end, &[Entry::Bind { endpoint: ENDPOINT, space: Space::Bypass }]);
+        front_end.synced(2);
+        assert_eq!((front_end.state(), front_end.generation()), (State::Idle, 0));
+        assert_eq!(front_end.translate(ENDPOINT, 0, false), Translation::Refused { reason: 1 });
+    }
+
+    #[test]
+    fn an_endpoint_that_is_gone_reaches_nothing_and_cannot_be_bound() {
+        let mut front_end = running();
+        let bind = Entry::Bind { endpoint: ENDPOINT, space: Space::Bypass };
+        assert_eq!(apply(&mut front_end, &[bind]).refusal, None);
+        front_end.remove_endpoint(ENDPOINT);
+        assert_eq!(front_end.translate(ENDPOINT, 0, false), Translation::Refused { reason: 1 });
+        assert_eq!(apply(&mut front_end, &[bind]).refusal, Some(Refusal::UnknownEndpoint));
     }
 }

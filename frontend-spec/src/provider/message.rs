@@ -5,6 +5,8 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
+use super::MAX_ENTRIES;
+
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
@@ -107,9 +109,10 @@ macro_rules! payload {
             /// The payload that `bytes` are; the size must be exact.
             ///
             /// # Errors
-            /// [`MessageError::Size`].
+            /// [`MessageError::Size`], [`MessageError::Value`].
             pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
-                Self::read_from_bytes(bytes).map_err(|_| MessageError::Size(bytes.len()))
+                let found = Self::read_from_bytes(bytes).map_err(|_| MessageError::Size(bytes.len()))?;
+                found.undefined().map_or(Ok(found), |value| Err(MessageError::Value(value)))
             }
         }
     };
@@ -215,9 +218,46 @@ payload! {
     }
 }
 
+impl Limits {
+    fn undefined(&self) -> Option<u64> {
+        let entries = self.update_entries.get();
+        let [mask, first, last] = [self.page_size_mask, self.iova_first, self.iova_last].map(U64::get);
+        if mask == 0 || self.generation.get() == 0 {
+            return Some(0);
+        }
+        let in_one = usize::try_from(entries).is_ok_and(|entries| (1..=MAX_ENTRIES).contains(&entries));
+        (!in_one).then_some(entries.into()).or((first > last).then_some(first))
+    }
+}
+
+impl Start {
+    fn undefined(&self) -> Option<u64> {
+        Some(self.reserved.get()).filter(|reserved| *reserved != 0)
+    }
+}
+
+impl Fault {
+    fn undefined(&self) -> Option<u64> {
+        let [flags, reason, count, reserved] = [self.flags, self.reason, self.count, self.reserved].map(U32::get);
+        let wrong =
+            [(flags, !matches!(flags, 1 | 2)), (reason, reason > 2), (count, count == 0), (reserved, reserved != 0)];
+        wrong.into_iter().find(|(_, wrong)| *wrong).map(|(value, _)| value.into())
+    }
+}
+
+impl Synced {
+    fn undefined(&self) -> Option<u64> {
+        Some(self.generation.get()).filter(|generation| *generation == 0)
+    }
+}
+
 impl EndpointChange {
     /// Flag: a MAP that this endpoint can see counts only when it is acknowledged.
     pub const MAPS_ACKNOWLEDGED: u32 = 1;
+
+    fn undefined(&self) -> Option<u64> {
+        self.op().is_err().then_some(self.op.get().into())
+    }
 
     /// What happens to the endpoint.
     ///
@@ -233,6 +273,10 @@ impl EndpointChange {
 }
 
 impl Reset {
+    fn undefined(&self) -> Option<u64> {
+        self.cause().is_err().then_some(self.cause.get().into())
+    }
+
     /// What was reset.
     ///
     /// # Errors
@@ -284,5 +328,41 @@ mod tests {
         };
         assert_eq!((change(1, 1), change(2, 0)), (Ok(EndpointOp::Add), Ok(EndpointOp::Remove)));
         assert!(change(3, 0).is_err() && change(1, 2).is_err());
+    }
+
+    #[test]
+    fn payloads_with_such_values_are_no_messages() {
+        let refused = |value: u64| MessageError::Value(value);
+        assert_eq!(Reset::decode(&[3, 0, 0, 0, 0, 0, 0, 0]), Err(refused(3)));
+        assert_eq!(EndpointChange::decode(&[0; 16]), Err(refused(0)));
+        assert_eq!(Start { generation: 5.into(), reserved: 1.into() }.undefined(), Some(1));
+        assert_eq!(Synced::decode(&[0; 8]), Err(refused(0)));
+        let fault = Fault { flags: 1.into(), reason: 2.into(), count: 1.into(), ..Fault::default() };
+        assert_eq!(Fault::decode(fault.as_bytes()), Ok(fault));
+        for wrong in [
+            Fault { flags: 3.into(), ..fault },
+            Fault { reason: 3.into(), ..fault },
+            Fault { count: 0.into(), ..fault },
+            Fault { reserved: 9.into(), ..fault },
+        ] {
+            assert!(Fault::decode(wrong.as_bytes()).is_err(), "{wrong:?}");
+        }
+        let limits = Limits {
+            page_size_mask: 0x1000.into(),
+            iova_last: 0xffff.into(),
+            update_entries: 1024.into(),
+            generation: 1.into(),
+            ..Limits::default()
+        };
+        assert_eq!(Limits::decode(limits.as_bytes()), Ok(limits));
+        for wrong in [
+            Limits { page_size_mask: 0.into(), ..limits },
+            Limits { iova_first: 0x1_0000.into(), ..limits },
+            Limits { update_entries: 0.into(), ..limits },
+            Limits { update_entries: 1025.into(), ..limits },
+            Limits { generation: 0.into(), ..limits },
+        ] {
+            assert!(Limits::decode(wrong.as_bytes()).is_err(), "{wrong:?}");
+        }
     }
 }

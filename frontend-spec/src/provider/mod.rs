@@ -1,5 +1,5 @@
 //! The vhost-user extension by which a VMM lets an IOMMU in another process translate for all its devices: `SPEC.md`,
-//! sections 17 to 24, as types. The daemon does not speak it yet; the encodings and the front end's rules are here so
+//! sections 17 to 25, as types. The daemon does not speak it yet; the encodings and the front end's rules are here so
 //! that both sides can be written against something that runs.
 //!
 //! - [`Header`] and [`Request`]: what precedes every message, and the numbers;
