@@ -7,7 +7,6 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use calgary_tests::vm::{Bundle, Initramfs, Scenario, aarch64_bundle_for_tests, bundle_for_tests, tsc_kilohertz};
@@ -15,13 +14,6 @@ use frontend_spec::attach::QemuMachine;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_calgaryd");
-
-/// An emulated guest keeps a small machine busy.
-static ONE_GUEST: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Runs the demonstration with `args`; returns its report.
 fn demonstrate(args: &[&str]) -> Value {
@@ -40,7 +32,6 @@ fn demonstrate(args: &[&str]) -> Value {
 
 #[test]
 fn a_pc_shares_a_folder_over_either_transport() {
-    let _turn = turn();
     let Some(_) = bundle_for_tests() else { return };
     for transport in ["vhost-user", "vfio-user"] {
         demonstrate(&["--transport", transport]);
@@ -49,14 +40,12 @@ fn a_pc_shares_a_folder_over_either_transport() {
 
 #[test]
 fn a_pc_without_pci_learns_of_the_iommu_from_tables_of_ours() {
-    let _turn = turn();
     let Some(_) = bundle_for_tests() else { return };
     demonstrate(&["--machine", "microvm"]);
 }
 
 #[test]
 fn an_aarch64_guest_learns_of_the_iommu_from_its_device_tree() {
-    let _turn = turn();
     let Some(_) = aarch64_bundle_for_tests() else { return };
     for machine in ["virt-aarch64", "virt-aarch64-pci"] {
         assert!(demonstrate(&["--machine", machine])["kernel"].as_str().unwrap().contains("arm64"));
@@ -160,7 +149,6 @@ const READ_A_NOTE: &str = ". /guest/lib.sh\nmount_tag home /mnt && say note $(ca
 /// Serves a folder with a note, pastes what `attach` prints for `machine` into a shell, and returns what the guest's console
 /// showed while it went through `scenario`. `args` are for `serve` and `attach`, `confinement` is for `serve` alone.
 fn pasted(machine: QemuMachine, args: &[&str], confinement: &[&str], scenario: &Scenario) -> Option<String> {
-    let _turn = turn();
     let bundle = if machine.is_aarch64() { aarch64_bundle_for_tests() } else { bundle_for_tests() }?;
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();

@@ -1,11 +1,13 @@
 //! The daemon against a real Linux guest under QEMU.
 //!
 //! The guest's parts are fetched once into the user's cache folder. Where they cannot be had the tests say so and are
-//! skipped, except under `CI`, where they fail. One guest runs at a time: an emulated one keeps a small machine busy.
+//! skipped, except under `CI`, where they fail. As many guests run at a time as there are test threads: an emulated one
+//! keeps one processor busy.
 
 mod rig;
 
 mod drivers_come_and_go;
+mod hot_unplug;
 mod misconfigured_vmm;
 mod modes_of_the_iommu;
 mod pause_and_reboot;

@@ -1,6 +1,6 @@
 //! A VMM that is set up wrongly: the daemon's log says what to change on its command line.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iommu_calgary::TableSize;
@@ -12,6 +12,9 @@ use crate::rig::{PATIENCE, Rig, TRANSLATED, VFIO_USER};
 struct Captured(Mutex<Vec<String>>);
 
 static LOG: Captured = Captured(Mutex::new(Vec::new()));
+
+/// What these tests wait for is in one log: one of them at a time. No other test of this process causes such a line.
+static ONE_MISTAKE: Mutex<()> = Mutex::new(());
 
 impl Log for Captured {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -26,11 +29,14 @@ impl Log for Captured {
 }
 
 impl Captured {
-    fn start(&'static self) {
+    /// Empties the log; the result is the right to look for something in it, to be kept for as long as a daemon logs.
+    fn start(&'static self) -> MutexGuard<'static, ()> {
+        let turn = ONE_MISTAKE.lock().unwrap_or_else(PoisonError::into_inner);
         // A second test of this process finds it installed.
         let _ = log::set_logger(self);
         log::set_max_level(log::LevelFilter::Warn);
         self.0.lock().unwrap().clear();
+        turn
     }
 
     /// Waits for a line with all of `parts`.
@@ -49,7 +55,6 @@ impl Captured {
 
 /// Boots a guest whose RAM is the memory backend `backend` and waits for a line with `parts` in the log.
 fn private_memory_is_named(rig: &Rig, backend: &str, parts: &[&str]) {
-    LOG.start();
     let backend = format!("{backend},id=private,size=512M,share=off");
     let guest = rig.guest().extra_args(["-object", &backend, "-M", "memory-backend=private"]).spawn().unwrap();
     LOG.wait_for(parts, || guest.evidence().to_string());
@@ -57,26 +62,29 @@ fn private_memory_is_named(rig: &Rig, backend: &str, parts: &[&str]) {
 
 #[test]
 fn memory_that_is_not_shared_is_named() {
+    let _turn = LOG.start();
     let Some(rig) = Rig::new() else { return };
     private_memory_is_named(&rig, "memory-backend-memfd", &["iommu", "share=on"]);
 }
 
 #[test]
 fn memory_without_a_file_is_refused_over_vfio_user() {
+    let _turn = LOG.start();
     let Some(rig) = Rig::serving(TableSize::MiB256, VFIO_USER, &[(TRANSLATED, VFIO_USER, true)]) else { return };
     private_memory_is_named(&rig, "memory-backend-ram", &["iommu", "is not shared with this daemon and is refused"]);
 }
 
 #[test]
 fn a_private_copy_of_a_file_is_named_over_vfio_user() {
+    let _turn = LOG.start();
     let Some(rig) = Rig::serving(TableSize::MiB256, VFIO_USER, &[(TRANSLATED, VFIO_USER, true)]) else { return };
     private_memory_is_named(&rig, "memory-backend-memfd", &["iommu", "queue looks empty", "share=on"]);
 }
 
 #[test]
 fn a_window_outside_ram_is_named() {
+    let _turn = LOG.start();
     let Some(rig) = Rig::with_window(TableSize::GiB1) else { return };
-    LOG.start();
     let guest = rig.unchecked_guest().spawn().unwrap();
     LOG.wait_for(&["window of 1G", "0x20000000..0x40000000", "-m", "--window"], || guest.evidence().to_string());
 }

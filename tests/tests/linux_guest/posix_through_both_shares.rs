@@ -7,7 +7,9 @@ use crate::rig::Rig;
 #[test]
 fn every_case_passes_and_no_mapping_is_left() {
     let Some(rig) = Rig::new() else { return };
-    let guest = rig.guest().scenario(Scenario::Posix).then_commands().spawn().unwrap();
+    // A folder of a thousand files is listed in as many replies as one of five thousand, and made in a fifth of the time.
+    let guest =
+        rig.guest().scenario(Scenario::Posix).kernel_arg("calgary.entries=1000").then_commands().spawn().unwrap();
     let mut rings = None;
     let report = guest.follow(&mut |_| _ = rings.get_or_insert_with(|| rig.iommu().live_mappings())).unwrap();
     let failures: Vec<String> = report.failures().iter().map(|record| record.value.clone()).collect();

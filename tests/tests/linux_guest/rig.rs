@@ -1,7 +1,6 @@
 //! A daemon in this process and a Linux guest on its sockets.
 
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calgary_tests::vm::{Bundle, Machine, MachineBuilder, bundle_for_tests};
@@ -11,7 +10,9 @@ use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use calgaryd::transport::TransportKind;
 use frontend_spec::pci::Bdf;
+use frontend_spec::viot::Viot;
 use iommu_calgary::TableSize;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Tag of the share behind the IOMMU.
@@ -27,41 +28,25 @@ pub(crate) const VFIO_USER: TransportKind = TransportKind::VfioUser;
 /// Guest RAM in MiB; the IOVA window lies inside it.
 const MEMORY_MIB: u64 = 512;
 /// A bound, not an expectation.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-static ONE_GUEST: Mutex<()> = Mutex::new(());
-
-/// One folder served twice, and the right to run a guest.
+/// One folder served twice.
 pub(crate) struct Rig {
     pub(crate) daemon: Daemon,
     config: ServeConfig,
     bundle: Bundle,
     root: TempDir,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Rig {
     /// `None` where the guest's parts cannot be had.
     pub(crate) fn new() -> Option<Self> {
-        Self::with(TableSize::MiB256, false)
+        Self::with_window(TableSize::MiB256)
     }
 
     /// The same, with another IOVA window.
     pub(crate) fn with_window(window: TableSize) -> Option<Self> {
-        Self::with(window, false)
-    }
-
-    /// The same, with a second share behind the IOMMU.
-    pub(crate) fn with_second_endpoint() -> Option<Self> {
-        Self::with(TableSize::MiB256, true)
-    }
-
-    fn with(window: TableSize, second: bool) -> Option<Self> {
-        let mut shares = vec![(TRANSLATED, VHOST_USER, true), (DIRECT, VHOST_USER, false)];
-        if second {
-            shares.push((SECOND, VHOST_USER, true));
-        }
-        Self::serving(window, VHOST_USER, &shares)
+        Self::serving(window, VHOST_USER, &[(TRANSLATED, VHOST_USER, true), (DIRECT, VHOST_USER, false)])
     }
 
     /// An IOMMU at 00:05.0 over `transport` and shares at the slots behind it: tag, transport, and whether it is behind the
@@ -71,7 +56,21 @@ impl Rig {
         transport: TransportKind,
         shares: &[(&str, TransportKind, bool)],
     ) -> Option<Self> {
-        let turn = ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = |slot| Bdf::new(0, slot, 0).unwrap();
+        let shares: Vec<_> =
+            (6..).zip(shares).map(|(slot, &(tag, kind, iommu))| (tag, kind, at(slot), iommu)).collect();
+        Self::at(window, transport, &shares)
+    }
+
+    /// An IOMMU and shares, each alone on a PCI bus of its own, from which it can be unplugged.
+    pub(crate) fn on_ports() -> Option<Self> {
+        let at = |bus| Bdf::new(bus, 0, 0).unwrap();
+        let shares = [(TRANSLATED, true), (SECOND, true), (DIRECT, false)];
+        let shares: Vec<_> = (1..).zip(shares).map(|(bus, (tag, iommu))| (tag, VHOST_USER, at(bus), iommu)).collect();
+        Self::at(TableSize::MiB256, VHOST_USER, &shares)
+    }
+
+    fn at(window: TableSize, transport: TransportKind, shares: &[(&str, TransportKind, Bdf, bool)]) -> Option<Self> {
         let bundle = bundle_for_tests()?;
         let root = tempfile::tempdir().unwrap();
         let shared = root.path().join("share");
@@ -84,13 +83,12 @@ impl Rig {
             boot_bypass: false,
             reserved: Vec::new(),
         };
-        let shares = (6..).zip(shares).map(|(slot, &(tag, transport, iommu))| {
-            let share = ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).over(transport);
-            share.at(Bdf::new(0, slot, 0).unwrap(), iommu)
+        let shares = shares.iter().map(|&(tag, transport, at, iommu)| {
+            ShareConfig::new(tag.parse().unwrap(), &shared, root.path().join(tag)).over(transport).at(at, iommu)
         });
         let config = ServeConfig { iommu: Some(iommu), shares: shares.collect(), ..ServeConfig::default() };
         let daemon = Daemon::start(&config, Signals::Leave).unwrap();
-        Some(Self { daemon, config, bundle, root, _turn: turn })
+        Some(Self { daemon, config, bundle, root })
     }
 
     /// A guest with both shares attached; not started.
@@ -105,6 +103,60 @@ impl Rig {
         config.iommu.as_mut().unwrap().window = TableSize::MiB32;
         let attachment = attachment::qemu(&config, MEMORY_MIB).unwrap();
         Machine::builder(&self.bundle).attachment(attachment).patience(PATIENCE)
+    }
+
+    /// A guest whose shares are on [ports](Self::on_ports): what `calgaryd attach` does not print.
+    pub(crate) fn guest_with_ports(&self) -> MachineBuilder {
+        let iommu = self.config.iommu.as_ref().unwrap();
+        let translated = self.config.shares.iter().filter(|share| share.iommu).filter_map(|share| share.endpoint);
+        let viot = self.root.path().join("viot");
+        std::fs::write(&viot, Viot::new(iommu.at).endpoints(translated).encode().unwrap()).unwrap();
+        let mut args = vec![
+            "-acpitable".to_owned(),
+            format!("file={}", viot.display()),
+            "-chardev".to_owned(),
+            format!("socket,id=iommu,path={}", iommu.socket.display()),
+            "-device".to_owned(),
+            "vhost-user-test-device-pci,id=viommu,chardev=iommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,addr=5"
+                .to_owned(),
+        ];
+        for (number, share) in (1..).zip(&self.config.shares) {
+            let (tag, socket) = (&share.tag, share.socket.as_ref().unwrap().display());
+            args.extend([
+                "-device".to_owned(),
+                format!("pcie-root-port,id=port-{tag},chassis={number},addr={}", 5 + number),
+            ]);
+            args.extend(["-chardev".to_owned(), format!("socket,id=chardev-{tag},path={socket}")]);
+            args.extend(["-device".to_owned(), self.device(tag.as_str()).to_string()]);
+        }
+        let guest = Machine::builder(&self.bundle).patience(PATIENCE).extra_args(args);
+        self.config.shares.iter().fold(guest, |guest, share| guest.tag(share.tag.as_str()))
+    }
+
+    /// The device of a share on a port, as QEMU's `device_add` and `-device` take it.
+    pub(crate) fn device(&self, tag: &str) -> Value {
+        let share = self.config.shares.iter().find(|share| share.tag.as_str() == tag).unwrap();
+        json!({
+            "driver": "vhost-user-test-device-pci",
+            "id": tag,
+            "bus": format!("port-{tag}"),
+            "chardev": format!("chardev-{tag}"),
+            "virtio-id": 9,
+            "num_vqs": 1,
+            "vq_size": 128,
+            "config_size": 2 + tag.len(),
+            "iommu_platform": share.iommu,
+        })
+    }
+
+    /// The socket of a share.
+    pub(crate) fn socket(&self, tag: &str) -> &Path {
+        self.config
+            .shares
+            .iter()
+            .find(|share| share.tag.as_str() == tag)
+            .and_then(|share| share.socket.as_deref())
+            .unwrap()
     }
 
     /// The folder that the guest sees.
