@@ -152,9 +152,10 @@ impl<H: Hardware> Chip for Driven<H> {
             let (host, contiguous) = match self.hardware.resolve(real, last + 1 - next) {
                 Ok(found) => found,
                 Err(error) => {
-                    // It was there when the MAP was accepted. A free entry refuses every access.
-                    log::error!("real page {real} is gone ({error}); entries {next}..={last} stay free");
-                    return;
+                    // It was there when the MAP was accepted. A free entry refuses every access; this one may still be that of
+                    // a mapping which the same batch removed.
+                    log::error!("real page {real} is gone ({error}); entries {next}..={last} are free");
+                    return self.free(table, next, last);
                 }
             };
             let end = next + contiguous - 1;

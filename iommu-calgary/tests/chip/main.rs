@@ -3,6 +3,7 @@
 #[path = "../machine/mod.rs"]
 mod machine;
 
+mod lost_pages;
 mod random;
 mod scenarios;
 mod watchdog;
