@@ -18,6 +18,9 @@ pub enum AttachmentError {
     /// There are more shares than PCI slots.
     #[error("no PCI slot is left on bus 0 for share {0}; serve fewer shares from one daemon")]
     NoSlot(String),
+    /// No device has a socket.
+    #[error("there is nothing to attach; give --iommu SOCKET or a share with socket=SOCKET")]
+    Nothing,
     /// A socket has no path by which a VMM could connect.
     #[error("the socket {0} has no path that a VMM could connect to; name the path that it listens on instead")]
     NoPath(String),
@@ -54,10 +57,13 @@ pub fn qemu_machine(
     if let Some(socket) = sockets.into_iter().find(|socket| !socket::is_path(socket)) {
         return Err(AttachmentError::NoPath(socket.display().to_string()));
     }
+    if config.iommu.is_none() && config.shares.iter().all(|share| share.socket.is_none()) {
+        return Err(AttachmentError::Nothing);
+    }
     let start = machine.ram_start();
     let behind = config.shares.iter().any(|share| share.iommu && share.socket.is_some());
     if let Some(iommu) = config.iommu.as_ref().filter(|_| behind && start > 0)
-        && !iommu.reserved.iter().any(|range| range.first == 0 && range.last + 1 >= start)
+        && !iommu.reserved.iter().any(|range| range.first == 0 && range.last >= start - 1)
     {
         return Err(AttachmentError::BelowRam { machine, start });
     }
@@ -90,7 +96,8 @@ pub fn qemu_machine(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse_share;
+    use crate::config::{IommuConfig, parse_share, parse_window};
+    use crate::transport::TransportKind;
 
     #[test]
     fn shares_without_an_address_get_free_slots() {
@@ -105,5 +112,23 @@ mod tests {
         let slots: Vec<u8> = attachment.shares.iter().map(|share| share.at.device()).collect();
         assert_eq!(slots, [7, 6, 8]);
         assert!(attachment.args().is_ok());
+    }
+
+    #[test]
+    fn a_range_may_be_reserved_to_the_last_address() {
+        let iommu = IommuConfig {
+            socket: "/i".into(),
+            transport: TransportKind::default(),
+            at: "00:05.0".parse().unwrap(),
+            window: parse_window("4G").unwrap(),
+            boot_bypass: false,
+            reserved: vec!["0-0xffffffffffffffff".parse().unwrap()],
+        };
+        let shares = vec![parse_share("tag=a,path=/,socket=/a,endpoint=00:06.0").unwrap()];
+        let mut config = ServeConfig { iommu: Some(iommu), shares, ..ServeConfig::default() };
+        assert!(qemu_machine(&config, QemuMachine::VirtAarch64, 3072).is_ok());
+        config.iommu.as_mut().unwrap().reserved.clear();
+        let refused = qemu_machine(&config, QemuMachine::VirtAarch64, 3072).unwrap_err().to_string();
+        assert!(refused.contains("--reserve 0-0x3fffffff"), "{refused}");
     }
 }

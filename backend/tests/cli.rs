@@ -47,6 +47,7 @@ fn a_mistake_is_one_line_and_status_2() {
     let covered = listen(&format!("unix:{}", at("file")));
     let elsewhere = listen("tcp:192.0.2.1:0,allow-remote");
     let unreachable = format!("tag=home,path={}", folder.path().display());
+    let listening = listen("unix:l");
     let cases: Vec<(Vec<&str>, &str)> = vec![
         (vec!["serve", "--share", &taken], "in use"),
         (vec!["serve", "--share", &remote], "allow-remote"),
@@ -64,7 +65,8 @@ fn a_mistake_is_one_line_and_status_2() {
         (vec!["serve", "--share", &plain, "--share", &plain], "used twice"),
         (vec!["serve", "--share", "path=/"], "tag= is missing"),
         (vec!["serve", "--colour"], "--colour"),
-        (vec!["frobnicate"], "frobnicate"),
+        (vec!["frobnicate"], "'frobnicate'; see calgaryd --help"),
+        (vec!["attach", "crosvm", "--share", &listening], "nothing to attach"),
         (vec!["viot", "--output", "/dev/null"], "--endpoint"),
         (vec!["viot", "--endpoint", "00:05.0", "--output", "/dev/null"], "00:05.0"),
         (vec!["viot", "--endpoint", "six", "--output", "/dev/null"], "BB:DD.F"),
@@ -100,7 +102,7 @@ fn a_socket_that_cannot_be_bound_leaves_none_behind() {
     let folder = tempfile::tempdir().unwrap();
     let share = format!("tag=home,path=/,socket={}", path(folder.path(), "missing/s"));
     let text = complaint(&["serve", "--iommu", &path(folder.path(), "i"), "--share", &share]);
-    assert!(text.contains("cannot bind"), "{text}");
+    assert!(text.contains("cannot bind") && text.contains("make its folder first"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

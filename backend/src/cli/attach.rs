@@ -17,17 +17,19 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Vmm {
-    /// QEMU 10.2 or later.
+    /// QEMU 10.2 or later: the commands that write the topology and start it; paste them into a shell.
+    ///
+    /// QEMU's serial port is the terminal.
     Qemu(QemuArgs),
-    /// crosvm; shares outside the IOMMU.
+    /// crosvm; shares outside the IOMMU. SPEC.md section 15 says what works with which VMM.
     Crosvm(VmmArgs),
-    /// cloud-hypervisor; shares over vfio-user, outside the IOMMU.
+    /// cloud-hypervisor; shares over vfio-user, outside the IOMMU. SPEC.md section 15 says what works with which VMM.
     CloudHypervisor(VmmArgs),
-    /// A libvirt domain with QEMU 10.2 or later.
+    /// A libvirt domain with QEMU 10.2 or later. SPEC.md section 15 says what works with which VMM.
     Libvirt(VmmArgs),
 }
 
-/// Print what attaches the devices; SPEC.md section 15 says what works with which VMM.
+/// What the VMMs other than QEMU are told.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 struct VmmArgs {
@@ -51,9 +53,7 @@ struct VmmArgs {
     kernel: PathBuf,
 }
 
-/// Print the commands that write the topology and start QEMU with the devices; paste them into a shell.
-///
-/// QEMU's serial port is the terminal.
+/// What QEMU is told.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 struct QemuArgs {

@@ -160,7 +160,11 @@ fn usage(cause: &clap::Error) -> ExitCode {
         let text = cause.to_string();
         let paragraph = text.split("\n\n").next().unwrap_or_default();
         let words: Vec<&str> = paragraph.trim_start_matches("error: ").split_whitespace().collect();
-        complain(&words.join(" "));
+        let remedy = match cause.kind() {
+            ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => "; see calgaryd --help",
+            _ => "",
+        };
+        complain(&format!("{}{remedy}", words.join(" ")));
     }
     ExitCode::from(EXIT_USAGE)
 }

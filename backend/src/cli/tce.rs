@@ -66,8 +66,13 @@ fn dump(file: &Path) -> Result<(), Failure> {
 
 fn dump_process(pid: u32) -> Result<(), Failure> {
     let folder = PathBuf::from(format!("/proc/{pid}/fd"));
-    let failure =
-        |cause| Failure::Runtime(format!("cannot look at process {pid}: {cause}; are you its owner or root?"));
+    let failure = |cause: std::io::Error| {
+        let remedy = match cause.kind() {
+            std::io::ErrorKind::NotFound => "give the process id of a running daemon",
+            _ => "run as its owner or as root",
+        };
+        Failure::Runtime(format!("cannot look at process {pid}: {cause}; {remedy}"))
+    };
     let mut tables = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failure)? {
         let path = entry.map_err(failure)?.path();

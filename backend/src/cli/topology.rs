@@ -59,9 +59,10 @@ pub(super) struct DtbArgs {
     output: PathBuf,
 }
 
-/// Write ACPI tables for QEMU's machine microvm, with the table (VIOT) that tells a guest which devices are behind the
-/// IOMMU, and print what the kernel's command line must say. The machine takes no tables; load these into its RAM with
-/// -device loader,file=FILE,addr=ADDRESS,force-raw=on.
+/// Write ACPI tables, a VIOT among them, for QEMU's machine microvm, and print what its kernel must be told.
+///
+/// The VIOT tells a guest which devices are behind the IOMMU. The machine takes no tables; load these into its RAM with
+/// -device loader,file=FILE,addr=ADDRESS,force-raw=on, and put what is printed on the kernel's command line.
 #[derive(Debug, clap::Args)]
 pub(super) struct AcpiArgs {
     #[command(flatten)]

@@ -26,13 +26,22 @@ pub enum BindError {
     #[error(transparent)]
     Inherited(#[from] InheritedError),
     /// The kernel refuses.
-    #[error("cannot bind socket {path}: {cause}")]
+    #[error("cannot bind socket {path}: {cause}; {}", remedy(cause))]
     Bind {
         /// Where.
         path: PathBuf,
         /// Why.
         cause: io::Error,
     },
+}
+
+/// What to change after `bind` has failed.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "make its folder first, or choose another path",
+        io::ErrorKind::InvalidInput => "choose a path of at most 107 bytes",
+        _ => "choose a path in a folder where calgaryd's user can make and remove files",
+    }
 }
 
 /// A socket to listen on. If it was bound here, its file is removed when this is dropped, unless another process has put
