@@ -52,3 +52,18 @@ fn needed(config: &ServeConfig) -> CapabilitySet {
     }
     needed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_unit_leaves_what_the_daemon_keeps() {
+        let unit = include_str!("../../../packaging/calgaryd@.service");
+        let names = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+        let named = |name: &str| CapabilitySet::from_name(name.strip_prefix("CAP_")?);
+        let left: CapabilitySet = names.split(' ').map(|name| named(name).unwrap()).collect();
+        assert_eq!(left, FILES | USERS | CapabilitySet::NET_BIND_SERVICE);
+        assert!(unit.contains("PrivateDevices=yes"), "device nodes could be made");
+    }
+}
