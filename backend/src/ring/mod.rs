@@ -121,7 +121,7 @@ impl Ring {
         self.next_avail
     }
 
-    /// Whether the whole ring can be reached. Nothing is to be taken from a ring that takes no answer back.
+    /// Makes sure that the whole ring can be reached, so that what is taken from it can be given back.
     ///
     /// # Errors
     /// Some part is not reachable.
@@ -163,21 +163,20 @@ impl Ring {
 
     /// Starts to fetch what the next `count` entries take: their heads, the descriptor that the next one is likely to begin
     /// with, and the used elements that will take them back.
+    ///
+    /// # Errors
+    /// As [`Ring::check`].
     #[inline]
-    pub fn fetch_ahead(&self, window: &Window<'_>, count: u16) {
-        let part = |part| self.parts.get(window, &self.layout, part);
-        if let Some(avail) = part(Part::Avail) {
-            avail.prefetch_read(host_len(RING_OFFSET + 2 * self.slot(self.next_avail)));
-        }
+    pub fn fetch_ahead(&self, window: &Window<'_>, count: u16) -> Result<(), RingError> {
+        let parts = Part::ALL.map(|part| self.parts.get(window, &self.layout, part));
+        let [Some(descriptors), Some(avail), Some(used)] = parts else { return self.check(window) };
+        avail.prefetch_read(host_len(RING_OFFSET + 2 * self.slot(self.next_avail)));
         // A driver with one request at a time uses the same descriptor again and again.
-        if let Some(descriptors) = part(Part::Descriptors) {
-            descriptors.prefetch_read(16 * usize::from(self.last_head));
+        descriptors.prefetch_read(16 * usize::from(self.last_head));
+        for ahead in (0..count).step_by(8) {
+            used.prefetch_write(host_len(RING_OFFSET + 8 * self.slot(self.next_used.wrapping_add(ahead))));
         }
-        if let Some(used) = part(Part::Used) {
-            for ahead in (0..count).step_by(8) {
-                used.prefetch_write(host_len(RING_OFFSET + 8 * self.slot(self.next_used.wrapping_add(ahead))));
-            }
-        }
+        Ok(())
     }
 
     /// Takes the next `count` heads, calls `visit` with each, and starts to fetch the first descriptor of each. Call only

@@ -76,8 +76,9 @@ impl IommuDevice {
         let Worker { dma, queues, batch, taken } = worker;
         let Some(queue) = &mut queues[REQUEST_QUEUE] else { return Ok(()) };
         let window = dma.enter();
-        queue.ring.check(&window)?;
         queue.ring.suppress_kicks(&window)?;
+        // Nothing is taken from a ring that takes no answer back.
+        queue.ring.fetch_ahead(&window, pending)?;
         *taken += u64::from(pending);
         let mut slots = batch.take_slots();
         batch.start();
@@ -104,7 +105,6 @@ impl IommuDevice {
         pending: u16,
     ) -> Result<(), RingError> {
         let few = Recent::matter_for(pending);
-        queue.ring.fetch_ahead(window, pending);
         if few {
             batch.recent.fetch();
         }
