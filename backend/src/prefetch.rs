@@ -39,6 +39,12 @@ impl Hint {
         Self(host.addr())
     }
 
+    /// The address so many bytes further on.
+    #[inline]
+    pub(crate) fn beyond(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
     /// Starts to fetch its cache line for reading, whatever is there by now.
     #[inline]
     pub(crate) fn fetch(self) {

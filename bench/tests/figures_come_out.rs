@@ -28,8 +28,15 @@ fn a_comparison_has_every_point_and_a_page() {
     let points = report["iommu"]["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
     assert!(points.iter().all(|point| point["wall"]["median"].as_f64().unwrap() > 0.0));
-    let expected =
-        ["calgaryd", "calgaryd kept", "calgaryd strict, one kick", "calgaryd strict", "our core", "system calls"];
+    let expected = [
+        "calgaryd",
+        "calgaryd kept",
+        "calgaryd strict, data",
+        "calgaryd strict, one kick",
+        "calgaryd strict",
+        "our core",
+        "system calls",
+    ];
     assert_eq!(peers(&report["files"]), expected);
     for part in ["iommu", "files"] {
         let idle = report[part]["idle"].as_array().unwrap();
@@ -48,7 +55,8 @@ fn a_comparison_has_every_point_and_a_page() {
 fn the_price_of_safety_has_all_modes() {
     let Some(report) = run(&["price-of-safety"]) else { return };
     let peers = peers(&report);
-    for way in ["calgaryd", "calgaryd passthrough", "calgaryd kept", "calgaryd lazy", "calgaryd strict, one kick"] {
+    for way in ["", " passthrough", " kept", " lazy", " strict, data", " strict, one kick"] {
+        let way = &*format!("calgaryd{way}");
         assert!(peers.contains(&way), "{peers:?}");
     }
     for mechanism in ["polling", "batching", "coalescing", "zero copy"] {

@@ -5,6 +5,7 @@ use iommu_calgary::Access;
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
 
 use crate::dma::{DmaFault, Piece, Window};
+use crate::prefetch::Hint;
 use crate::ring::RingLayout;
 
 /// Most descriptors of one chain that the device follows: the most that Linux puts into one request is 128 + 2; a chain
@@ -55,6 +56,8 @@ pub struct Chain {
     pub readable: Vec<Buffer>,
     /// What the device may write, in order.
     pub writable: Vec<Buffer>,
+    /// Where its descriptors are, if they are in a table of their own.
+    pub(crate) table: Hint,
 }
 
 impl Chain {
@@ -72,6 +75,7 @@ impl Chain {
     ) -> Result<(), ChainError> {
         self.readable.clear();
         self.writable.clear();
+        self.table = Hint::default();
         let mut table = Table { address: layout.descriptors, entries: u32::from(layout.size), indirect: false, piece };
         let mut index = head;
         let mut budget = u32::from(layout.size);
@@ -88,6 +92,7 @@ impl Chain {
                     return Err(ChainError::Indirect);
                 }
                 table = Table::indirect(window, &descriptor)?;
+                self.table = table.piece.map_or(Hint::default(), |piece| piece.hint());
                 budget = table.entries;
                 index = 0;
                 continue;

@@ -83,7 +83,7 @@ pub struct Ring {
     parts: Parts,
     next_avail: u16,
     next_used: u16,
-    /// The head that was taken last.
+    /// The head that was taken last, for hints.
     last_head: u16,
     /// `next_used` when the driver was last considered for an interrupt.
     signalled: u16,
@@ -158,7 +158,20 @@ impl Ring {
     pub fn take(&mut self, window: &Window<'_>) -> Result<u16, RingError> {
         let head = self.avail_word(window, RING_OFFSET + 2 * self.slot(self.next_avail))?;
         self.next_avail = self.next_avail.wrapping_add(1);
+        self.last_head = head;
         Ok(head)
+    }
+
+    /// The head that [`Ring::take`] will bring next, as far as it is known already, with its descriptor on the way. Call only
+    /// while [`Ring::pending`] says there is one.
+    #[inline]
+    #[must_use]
+    pub fn upcoming(&self, window: &Window<'_>) -> Option<u16> {
+        let avail = self.parts.get(window, &self.layout, Part::Avail)?;
+        let head = avail.load_u16(host_len(RING_OFFSET + 2 * self.slot(self.next_avail)))?;
+        let descriptors = self.parts.get(window, &self.layout, Part::Descriptors)?;
+        descriptors.prefetch_read(16 * usize::from(head));
+        Some(head)
     }
 
     /// Starts to fetch what the next `count` entries take: their heads, the descriptor that the next one is likely to begin
@@ -257,6 +270,26 @@ impl Ring {
         }
         // The used index must be visible before the driver's wish is read, or both sides may go to sleep.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.interrupt_is_wished_for(window, old)
+    }
+
+    /// The same for a device that has more to do at once: it does not wait until the used index is visible, so a wish that
+    /// the driver makes at this moment may be missed. The next [`Ring::wants_interrupt`] finds that one.
+    ///
+    /// # Errors
+    /// The ring is not reachable.
+    #[inline]
+    pub fn wants_interrupt_already(&mut self, window: &Window<'_>) -> Result<bool, RingError> {
+        let wants = self.signalled != self.next_used && self.interrupt_is_wished_for(window, self.signalled)?;
+        if wants {
+            self.signalled = self.next_used;
+        }
+        Ok(wants)
+    }
+
+    /// Whether the driver wants to be told that the used index has gone on from `old`.
+    #[inline]
+    fn interrupt_is_wished_for(&self, window: &Window<'_>, old: u16) -> Result<bool, RingError> {
         if !self.layout.event_idx {
             return Ok(self.avail_word(window, 0)? & AVAIL_NO_INTERRUPT == 0);
         }

@@ -204,6 +204,36 @@ fn the_interrupt_flag_is_honoured() {
 }
 
 #[test]
+fn a_wish_that_comes_late_is_found_at_the_end() {
+    for event_idx in [false, true] {
+        let mut bench = Bench::new();
+        let mut ring = Ring::new(Bench::layout(event_idx), 0);
+        let used_event = AVAIL + 4 + 2 * u64::from(SIZE);
+        let wish = |bench: &mut Bench, event, flags| {
+            bench.put_u16(used_event, event);
+            bench.put_u16(AVAIL, flags);
+        };
+        let give_back = |bench: &mut Bench, ring: &mut Ring| {
+            let window = bench.dma.enter();
+            ring.push_used(&window, 0, 0).unwrap();
+            ring.publish(&window).unwrap();
+            ring.wants_interrupt_already(&window).unwrap()
+        };
+        wish(&mut bench, 0, 0);
+        assert!(give_back(&mut bench, &mut ring), "told at once");
+        assert!(!ring.wants_interrupt(&bench.dma.enter()).unwrap(), "and not a second time");
+
+        wish(&mut bench, 9, AVAIL_NO_INTERRUPT);
+        assert!(!give_back(&mut bench, &mut ring));
+        assert!(!give_back(&mut bench, &mut ring));
+        // The driver asked for the first of the two, and its wish became visible only now.
+        wish(&mut bench, 1, 0);
+        assert!(ring.wants_interrupt(&bench.dma.enter()).unwrap());
+        assert!(!ring.wants_interrupt(&bench.dma.enter()).unwrap());
+    }
+}
+
+#[test]
 fn the_interrupt_index_is_honoured_across_the_wrap() {
     for base in [0, 0xffff] {
         let mut bench = Bench::new();

@@ -57,7 +57,8 @@ pub(crate) struct Roster {
 impl Roster {
     /// For a comparison of servers.
     pub(crate) fn comparison() -> Self {
-        let own = [Safety::Off, Safety::Kept, Safety::StrictTogether, Safety::Strict].map(Own::isolated);
+        let own =
+            [Safety::Off, Safety::Kept, Safety::StrictData, Safety::StrictTogether, Safety::Strict].map(Own::isolated);
         Self { own: own.to_vec(), qemu: vec![Safety::Off], others: true, in_process: true }
     }
 

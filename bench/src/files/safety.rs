@@ -13,7 +13,9 @@ pub(crate) enum Safety {
     Kept,
     /// MAP before each request, UNMAPs put off.
     Lazy,
-    /// MAP before and UNMAP after each request, all of a request with one kick.
+    /// MAP before and UNMAP after each request of the pages of file data, with one kick; the driver's own pages stay mapped.
+    StrictData,
+    /// The same of all pages of a request.
     StrictTogether,
     /// The same with a kick for each page, as Linux does for the rings of a virtio device.
     Strict,
@@ -21,8 +23,8 @@ pub(crate) enum Safety {
 
 impl Safety {
     /// All, least safe first.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Off, Self::Passthrough, Self::Kept, Self::Lazy, Self::StrictTogether, Self::Strict];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Off, Self::Passthrough, Self::Kept, Self::Lazy, Self::StrictData, Self::StrictTogether, Self::Strict];
 
     /// What the column of this is called, and the names in reports of the daemon and of QEMU with this.
     const fn names(self) -> [&'static str; 3] {
@@ -36,6 +38,7 @@ impl Safety {
             Self::Passthrough => names!("passthrough"),
             Self::Kept => names!("kept"),
             Self::Lazy => names!("lazy"),
+            Self::StrictData => names!("strict, data"),
             Self::StrictTogether => names!("strict, one kick"),
             Self::Strict => names!("strict"),
         }
@@ -62,6 +65,7 @@ impl Safety {
             Self::Off | Self::Passthrough => None,
             Self::Kept => Some(Mapping::Kept),
             Self::Lazy => Some(Mapping::Lazy),
+            Self::StrictData => Some(Mapping::StrictData),
             Self::StrictTogether => Some(Mapping::StrictTogether),
             Self::Strict => Some(Mapping::Strict),
         }

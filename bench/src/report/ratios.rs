@@ -20,9 +20,10 @@ struct Column {
 }
 
 /// The crate `p9` over this project's core, and the daemon without IOMMU over itself with it.
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     Column { title: "p9 ÷ our core", over: "crate p9", under: "our core" },
     Column { title: "off ÷ kept", over: OWN, under: Safety::Kept.own_name() },
+    Column { title: "off ÷ strict, data", over: OWN, under: Safety::StrictData.own_name() },
     Column { title: "off ÷ strict, one kick", over: OWN, under: Safety::StrictTogether.own_name() },
     Column { title: "off ÷ strict", over: OWN, under: Safety::Strict.own_name() },
 ];
@@ -31,7 +32,7 @@ const COLUMNS: [Column; 4] = [
 const MEANING: &str = "\
 In brackets: how many times what calgaryd takes. off ÷: calgaryd outside its IOMMU over itself behind it; 1 would be free.
 kept: mappings in place. strict: every page mapped before and unmapped after each request, with a kick for each page, or with
-one kick for all.
+one kick for all; or, with one kick, the pages of file data alone while the driver's own messages stay mapped.
 ";
 
 /// The tables of ratios: above 1 the second of each pair is better.

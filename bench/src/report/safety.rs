@@ -42,7 +42,8 @@ const MEANING: &str = "\
 off: no IOMMU. passthrough: behind it, in a bypass domain. kept: every DMA is translated, each buffer is mapped once and stays
 so. lazy: mapped before each request, unmapped later, with the next request that is waited for. strict: every page mapped
 before and unmapped after each request, a kick for each page, each waited for, as Linux does for the rings of a virtio device.
-strict, one kick: the same pages, but all MAPs of a request with one kick and one wait, and so the UNMAPs. Throughput is the
+strict, one kick: the same pages, but all MAPs of a request with one kick and one wait, and so the UNMAPs. strict, data: of
+these the pages of file data alone, while the driver's own messages and descriptor tables stay mapped. Throughput is the
 client's wall time and so contains the round trips of the IOMMU; CPU is the servers' alone. Ways other than off are told in
 parts of its throughput (1 would be free), and as how many times its processor time.
 ";

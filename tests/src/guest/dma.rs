@@ -63,6 +63,19 @@ pub struct Buffer {
     pub bytes: usize,
     /// Which way its bytes go.
     pub direction: Direction,
+    /// It is the driver's own and holds one message after the other, unlike the data of its callers.
+    pub lasting: bool,
+}
+
+/// A buffer that the device can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Where it does.
+    pub address: DeviceAddr,
+    /// Its length.
+    pub bytes: usize,
+    /// It stays so after the request.
+    pub stays: bool,
 }
 
 /// Turns guest memory into device addresses, for one device.
@@ -79,19 +92,22 @@ pub trait DmaMapper: Debug + Send + Sync {
     /// [`DmaError`] when the IOMMU refuses.
     fn unmap(&self, address: DeviceAddr, bytes: usize) -> Result<(), DmaError>;
 
-    /// [`DmaMapper::map`] for every one of `buffers`: adds the address and the length of each to `mapped`, in their order.
+    /// Makes every one of `buffers` reachable and adds each to `mapped`, in their order.
     ///
     /// # Errors
-    /// As [`DmaMapper::map`]; what was added by then is mapped and remains so.
-    fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
-        map_each(self, buffers, mapped)
+    /// As [`DmaMapper::map`]; what was added is mapped and remains so.
+    fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+        for Buffer { gpa, bytes, direction, .. } in buffers.iter().copied() {
+            mapped.push(Mapped { address: self.map(gpa, bytes, direction)?, bytes, stays: false });
+        }
+        Ok(())
     }
 
-    /// [`DmaMapper::unmap`] for all that `mapped` holds, which is empty then.
+    /// Ends what [`DmaMapper::map_all`] did, as far as it does not stay; `mapped` is empty then.
     ///
     /// # Errors
     /// The first one's; the others were unmapped all the same.
-    fn unmap_all(&self, mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
+    fn unmap_all(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
         unmap_each(self, mapped)
     }
 
@@ -113,25 +129,10 @@ pub trait DmaMapper: Debug + Send + Sync {
     fn counts(&self) -> MapperCounts;
 }
 
-/// [`DmaMapper::map_all`], one after the other.
-pub(super) fn map_each(
-    mapper: &(impl DmaMapper + ?Sized),
-    buffers: &[Buffer],
-    mapped: &mut Vec<(DeviceAddr, usize)>,
-) -> Result<(), DmaError> {
-    for buffer in buffers {
-        mapped.push((mapper.map(buffer.gpa, buffer.bytes, buffer.direction)?, buffer.bytes));
-    }
-    Ok(())
-}
-
 /// [`DmaMapper::unmap_all`], one after the other.
-pub(super) fn unmap_each(
-    mapper: &(impl DmaMapper + ?Sized),
-    mapped: &mut Vec<(DeviceAddr, usize)>,
-) -> Result<(), DmaError> {
+pub(super) fn unmap_each(mapper: &(impl DmaMapper + ?Sized), mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
     let mut result = Ok(());
-    for (address, bytes) in mapped.drain(..) {
+    for Mapped { address, bytes, .. } in mapped.drain(..).filter(|mapped| !mapped.stays) {
         result = result.and(mapper.unmap(address, bytes));
     }
     result

@@ -362,6 +362,17 @@ mod tests {
     }
 
     #[test]
+    fn file_data_can_be_mapped_alone() {
+        let mut machine = boot(Mapping::StrictData);
+        transfer(&mut machine.session.shares[0], b"transfer.bin", 1).unwrap();
+        let kept = live_pages(&machine);
+        let report = transfer(&mut machine.session.shares[0], b"transfer.bin", 1).unwrap();
+        assert!(report.is_intact());
+        assert_eq!((report.requests.maps, report.requests.unmaps), (512, 512), "the data each way, and nothing else");
+        assert_eq!(live_pages(&machine), kept, "messages stay mapped, data do not");
+    }
+
+    #[test]
     fn lazy_unmaps_are_all_done_after_a_flush() {
         let mut machine = boot(Mapping::Lazy);
         let report = transfer(&mut machine.session.shares[0], b"transfer.bin", 1).unwrap();

@@ -11,6 +11,7 @@
 //! The used element appears when the reply is in place and nothing of the guest's is held any more, so that a guest which
 //! unmaps after completion never waits for its own request.
 
+mod ahead;
 mod claims;
 mod core;
 mod flights;
@@ -37,6 +38,7 @@ use virtio_9p::{FileSystem, Passthrough, Server};
 use frontend_spec::ninep::{MountTag, feature as ninep_feature};
 use frontend_spec::virtio::{DEVICE_ID_9P, feature};
 
+use self::ahead::Ahead;
 use self::core::{Core, Job};
 use self::flights::Flights;
 use self::pool::Pool;
@@ -85,6 +87,7 @@ struct Worker {
     dma: Dma,
     queue: Option<Queue>,
     hand: Hand,
+    ahead: Ahead,
     flights: Flights,
     /// Chains that go back next, with their used lengths.
     returned: Vec<(u16, u32)>,
@@ -139,6 +142,7 @@ impl<F: FileSystem> ShareDevice<F> {
             dma,
             queue: None,
             hand: Hand::default(),
+            ahead: Ahead::default(),
             flights: Flights::new(DEFAULT_MAX_INFLIGHT),
             returned: Vec::new(),
             tries_locks: false,
@@ -301,6 +305,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
         self.control(|worker| {
             if worker.queue.is_some() {
                 self.land(worker);
+                self.signal_the_rest(worker);
                 self.try_locks_regularly(worker);
             }
             worker.queue.take().map(|stopped| stopped.ring.next_avail())

@@ -11,7 +11,7 @@ use super::core::{Copied, Job};
 use super::flights::Stage;
 use super::taking::{Place, Taken};
 use super::wake::TRY_LOCKS_EVERY;
-use super::{ShareDevice, Worker};
+use super::{Queue, ShareDevice, Worker};
 use crate::device::side_core::{Rearmed, Turn, Visit};
 use crate::device::throttle::warn_throttled;
 use crate::dma::DmaFault;
@@ -48,6 +48,7 @@ impl<F: FileSystem> ShareDevice<F> {
             self.try_locks(worker);
         }
         let outcome = self.drain(worker);
+        self.signal_the_rest(worker);
         self.try_locks_regularly(worker);
         match outcome {
             Ok(()) => Turn::Served,
@@ -90,6 +91,7 @@ impl<F: FileSystem> ShareDevice<F> {
         queue.ring.check(&window)?;
         queue.ring.suppress_kicks(&window)?;
         drop(window);
+        let mut pending = 0;
         for served in 0..REQUESTS_PER_TURN {
             if self.core.has_finished() {
                 self.collect(worker)?;
@@ -97,7 +99,7 @@ impl<F: FileSystem> ShareDevice<F> {
             if worker.flights.is_full() || (self.shared.is_wanted() && served > 0) {
                 return Ok(());
             }
-            let Some(taken) = self.take(worker)? else { return Ok(()) };
+            let Some(taken) = self.take(worker, &mut pending)? else { return Ok(()) };
             worker.taken += 1;
             self.answer(worker, taken)?;
         }
@@ -107,6 +109,9 @@ impl<F: FileSystem> ShareDevice<F> {
     /// Answers a request, or sees to it that it is answered later.
     fn answer(&self, worker: &mut Worker, taken: Taken) -> Result<(), RingError> {
         let Taken { head, place } = taken;
+        if !self.is_brief(&worker.hand.chain) {
+            self.signal_the_rest(worker);
+        }
         let used = match place.and_then(|place| Ok(self.begin(worker, head, place)?)) {
             Ok(used) => used,
             Err(cause) => {
@@ -118,7 +123,10 @@ impl<F: FileSystem> ShareDevice<F> {
         // What this request ended goes back before it does.
         self.settle_parked(worker)?;
         match used {
-            Some(used) => self.give_back(worker, head, used),
+            Some(used) => {
+                worker.ahead.replied(head, used);
+                self.give_back(worker, head, used)
+            }
             None => Ok(()),
         }
     }
@@ -225,16 +233,30 @@ impl<F: FileSystem> ShareDevice<F> {
         }
     }
 
-    /// Gives a chain back to the driver.
+    /// Gives a chain back to the driver. Whether it wants an interrupt may be left to [`ShareDevice::signal_the_rest`].
     pub(super) fn give_back(&self, worker: &mut Worker, head: u16, used: u32) -> Result<(), RingError> {
         let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
         let window = dma.enter();
         queue.ring.push_used(&window, head, used)?;
         queue.ring.publish(&window)?;
-        if queue.ring.wants_interrupt(&window)? {
-            self.stats.interrupts.fetch_add(1, Ordering::Relaxed);
-            queue.interrupt.signal();
+        if queue.ring.wants_interrupt_already(&window)? {
+            self.signal(queue);
         }
         Ok(())
+    }
+
+    /// Interrupts the driver if it wants that for anything that was given back: at the end of a turn, and before a request
+    /// that it would have to wait for.
+    pub(super) fn signal_the_rest(&self, worker: &mut Worker) {
+        let Worker { dma, queue: Some(queue), .. } = worker else { return };
+        // A ring that cannot be reached is found so by whoever serves it.
+        if queue.ring.wants_interrupt(&dma.enter()) == Ok(true) {
+            self.signal(queue);
+        }
+    }
+
+    fn signal(&self, queue: &Queue) {
+        self.stats.interrupts.fetch_add(1, Ordering::Relaxed);
+        queue.interrupt.signal();
     }
 }

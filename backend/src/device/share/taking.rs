@@ -99,16 +99,32 @@ impl Hand {
 }
 
 impl<F: FileSystem> ShareDevice<F> {
-    /// Takes the next request, if there is one.
-    pub(super) fn take(&self, worker: &mut Worker) -> Result<Option<Taken>, RingError> {
-        let Worker { dma, queue: Some(queue), hand, .. } = worker else { return Ok(None) };
+    /// Takes the next request, if there is one. `pending` is how many are known to be there.
+    pub(super) fn take(&self, worker: &mut Worker, pending: &mut u16) -> Result<Option<Taken>, RingError> {
+        let Worker { dma, queue: Some(queue), hand, ahead, .. } = worker else { return Ok(None) };
         let window = dma.enter();
-        if queue.ring.pending(&window)? == 0 {
-            return Ok(None);
+        if *pending == 0 {
+            *pending = queue.ring.pending(&window)?;
+            if *pending == 0 {
+                return Ok(None);
+            }
+            // Before the head is known, since that takes as long as the rest.
+            queue.ring.fetch_ahead(&window, 1);
+            ahead.fetch_again();
         }
         let head = queue.ring.take(&window)?;
+        *pending -= 1;
+        if head != ahead.last() {
+            ahead.fetch(head);
+        }
+        if *pending > 0 {
+            queue.ring.upcoming(&window).into_iter().for_each(|next| ahead.fetch(next));
+        }
         let loaded = queue.ring.load_chain(&window, head, &mut hand.chain);
         let place = loaded.and_then(|()| Ok(self.place(&window, hand)?));
+        if place.is_ok() {
+            ahead.note(head, hand);
+        }
         Ok(Some(Taken { head, place }))
     }
 
@@ -122,6 +138,11 @@ impl<F: FileSystem> ShareDevice<F> {
         pin(window, &hand.chain.readable, limit, Access::Read, &mut hand.readable)?;
         pin(window, &hand.chain.writable, limit, Access::Write, &mut hand.writable)?;
         Ok(Place::Guest)
+    }
+
+    /// Whether the request in hand is done in some microseconds.
+    pub(super) fn is_brief(&self, chain: &Chain) -> bool {
+        self.never_waits() && chain.readable_len() <= SHORT && chain.writable_len() <= SHORT
     }
 
     /// Whether the file system waits for nothing but memory and processors.

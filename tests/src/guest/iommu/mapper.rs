@@ -1,6 +1,5 @@
 //! Buffers of one endpoint, mapped through the IOMMU.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +7,7 @@ use super::driver::{Iommu, IommuError};
 use super::iova::IovaAllocator;
 use super::wire::{MAP_F_READ, MAP_F_WRITE, Request, Status};
 use crate::guest::address::{DeviceAddr, GuestPhys, PAGE};
-use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, MapperCounts, map_each, unmap_each};
+use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped, MapperCounts, unmap_each};
 
 /// UNMAPs put off at most, as in Linux' flush queue.
 const MAX_DEFERRED: usize = 256;
@@ -22,6 +21,8 @@ pub enum Mapping {
     /// The same, but all MAPs of a request go with one kick and are waited for together, and so do its UNMAPs: as Linux maps
     /// a scatter list (`dma_map_sg`), though page by page.
     StrictTogether,
+    /// As [`Mapping::StrictTogether`] for file data; the driver's own messages and descriptor tables stay mapped.
+    StrictData,
     /// MAP before each request; UNMAPs travel with the next MAP (`iommu.strict=0`).
     Lazy,
     /// MAP at the first use and keep it, both ways allowed: what a pool of bounce buffers costs.
@@ -43,7 +44,31 @@ pub struct DomainMapper {
 struct State {
     iova: IovaAllocator,
     deferred: Vec<(DeviceAddr, u64)>,
-    kept: HashMap<(GuestPhys, u64), DeviceAddr>,
+    kept: Kept,
+}
+
+/// Mappings that stay, by the number of their first page.
+#[derive(Debug, Default)]
+struct Kept(Vec<Option<(DeviceAddr, u64)>>);
+
+impl Kept {
+    /// Where `pages` pages from `first` on are mapped already.
+    fn find(&self, first: GuestPhys, pages: u64) -> Option<DeviceAddr> {
+        let (iova, mapped) = self.0.get(page_number(first)).copied().flatten()?;
+        (pages <= mapped).then_some(iova)
+    }
+
+    fn keep(&mut self, first: GuestPhys, pages: u64, iova: DeviceAddr) {
+        let at = page_number(first);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, None);
+        }
+        self.0[at] = Some((iova, pages));
+    }
+}
+
+fn page_number(page: GuestPhys) -> usize {
+    usize::try_from(page.0 / PAGE).unwrap_or(usize::MAX)
 }
 
 /// The whole pages that hold a buffer.
@@ -68,7 +93,7 @@ impl DomainMapper {
             iommu,
             domain,
             mapping,
-            state: Mutex::new(State { iova, deferred: Vec::new(), kept: HashMap::new() }),
+            state: Mutex::new(State { iova, deferred: Vec::new(), kept: Kept::default() }),
             maps: AtomicU64::new(0),
             unmaps: AtomicU64::new(0),
         }
@@ -119,17 +144,56 @@ impl DomainMapper {
         Ok(iova)
     }
 
-    /// Makes all of `buffers` reachable with one kick. What succeeded is added to `mapped`.
-    fn map_together(&self, buffers: &[Buffer], mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
-        let mut state = self.state();
+    /// Whether the MAPs of a request go with one kick.
+    fn goes_together(&self) -> bool {
+        matches!(self.mapping, Mapping::StrictTogether | Mapping::StrictData)
+    }
+
+    /// Whether a buffer stays mapped from its first use on.
+    fn keeps(&self, buffer: Buffer) -> bool {
+        match self.mapping {
+            Mapping::Kept => true,
+            Mapping::StrictData => buffer.lasting,
+            Mapping::Strict | Mapping::StrictTogether | Mapping::Lazy => false,
+        }
+    }
+
+    /// Makes a buffer reachable.
+    fn map_one(&self, state: &mut State, buffer: Buffer) -> Result<Mapped, DmaError> {
+        let Pages { offset, pages } = Pages::of(buffer.gpa.page_offset(), buffer.bytes);
+        let (target, stays) = (buffer.gpa.page(), self.keeps(buffer));
+        let iova = match state.kept.find(target, pages).filter(|_| stays) {
+            Some(iova) => iova,
+            None => {
+                let iova = state.iova.take(pages);
+                let flags = if stays { MAP_F_READ | MAP_F_WRITE } else { flags(buffer.direction) };
+                let iova = self.send_map(state, iova, target, pages, flags)?;
+                if stays {
+                    state.kept.keep(target, pages, iova);
+                }
+                iova
+            }
+        };
+        Ok(Mapped { address: iova + offset, bytes: buffer.bytes, stays })
+    }
+
+    /// Makes all of `buffers` reachable, with one kick for those that are not to be kept. What succeeded is added to `mapped`.
+    fn map_together(&self, state: &mut State, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+        let before = mapped.len();
         let mut requests = Vec::with_capacity(buffers.len());
-        let mut places = Vec::with_capacity(buffers.len());
-        let mut room = Ok(());
-        for buffer in buffers {
+        let mut outcome = Ok(());
+        for buffer in buffers.iter().copied() {
+            if self.keeps(buffer) {
+                match self.map_one(state, buffer) {
+                    Ok(kept) => mapped.push(kept),
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+                continue;
+            }
             let Pages { offset, pages } = Pages::of(buffer.gpa.page_offset(), buffer.bytes);
             let Some(iova) = state.iova.take(pages) else {
-                room = Err(DmaError::IovaExhausted { pages });
-                break;
+                outcome = outcome.and(Err(DmaError::IovaExhausted { pages }));
+                continue;
             };
             requests.push(Request::Map {
                 domain: self.domain,
@@ -138,26 +202,38 @@ impl DomainMapper {
                 target: buffer.gpa.page(),
                 flags: flags(buffer.direction),
             });
-            places.push((iova, offset, pages, buffer.bytes));
+            mapped.push(Mapped { address: iova + offset, bytes: buffer.bytes, stays: false });
+        }
+        if requests.is_empty() {
+            return outcome;
         }
         self.maps.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let replies = self.iommu.batch(&requests)?;
-        for ((request, reply), (iova, offset, pages, bytes)) in requests.iter().zip(replies).zip(places) {
-            match accepted(*request, reply.status()?) {
-                Ok(()) => mapped.push((iova + offset, bytes)),
-                Err(error) => {
-                    state.iova.give_back(iova, pages);
-                    room = room.and(Err(error.into()));
-                }
+        let mut replies = requests.iter().zip(self.iommu.batch(&requests)?);
+        let mut at = 0;
+        mapped.retain(|one| {
+            at += 1;
+            if at <= before || one.stays {
+                return true;
             }
-        }
-        room
+            let reply = replies.next().map(|(request, reply)| accepted(*request, reply.status()?));
+            if let Some(Err(error)) = reply {
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error.into()));
+                state.iova.give_back(one.address.page(), Pages::of(one.address.page_offset(), one.bytes).pages);
+                return false;
+            }
+            true
+        });
+        outcome
     }
 
-    /// Ends all of `mapped` with one kick.
-    fn unmap_together(&self, mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
-        let ranges = mapped.drain(..).map(|(address, bytes)| (address.page(), Pages::of(address.page_offset(), bytes)));
-        let ranges: Vec<(DeviceAddr, u64)> = ranges.map(|(iova, pages)| (iova, pages.pages)).collect();
+    /// Ends all of `mapped` that does not stay, with one kick.
+    fn unmap_together(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+        let ends = mapped.drain(..).filter(|mapped| !mapped.stays);
+        let ranges = ends.map(|end| (end.address.page(), Pages::of(end.address.page_offset(), end.bytes).pages));
+        let ranges: Vec<(DeviceAddr, u64)> = ranges.collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
         let request = |(iova, pages): &(DeviceAddr, u64)| Request::Unmap {
             domain: self.domain,
             first: iova.0,
@@ -190,24 +266,8 @@ impl DomainMapper {
 
 impl DmaMapper for DomainMapper {
     fn map(&self, gpa: GuestPhys, bytes: usize, direction: Direction) -> Result<DeviceAddr, DmaError> {
-        let Pages { offset, pages } = Pages::of(gpa.page_offset(), bytes);
-        let target = gpa.page();
-        let flags = match direction {
-            _ if self.mapping == Mapping::Kept => MAP_F_READ | MAP_F_WRITE,
-            direction => flags(direction),
-        };
-        let mut state = self.state();
-        if self.mapping == Mapping::Kept
-            && let Some(iova) = state.kept.get(&(target, pages))
-        {
-            return Ok(*iova + offset);
-        }
-        let iova = state.iova.take(pages);
-        let iova = self.send_map(&mut state, iova, target, pages, flags)?;
-        if self.mapping == Mapping::Kept {
-            state.kept.insert((target, pages), iova);
-        }
-        Ok(iova + offset)
+        let buffer = Buffer { gpa, bytes, direction, lasting: false };
+        Ok(self.map_one(&mut self.state(), buffer)?.address)
     }
 
     fn unmap(&self, address: DeviceAddr, bytes: usize) -> Result<(), DmaError> {
@@ -219,7 +279,7 @@ impl DmaMapper for DomainMapper {
         let request = Request::Unmap { domain: self.domain, first: iova.0, last: iova.0 + pages * PAGE - 1 };
         let mut state = self.state();
         self.unmaps.fetch_add(1, Ordering::Relaxed);
-        if matches!(self.mapping, Mapping::Strict | Mapping::StrictTogether) {
+        if self.mapping != Mapping::Lazy {
             self.iommu.execute(request)?;
             state.iova.give_back(iova, pages);
             return Ok(());
@@ -232,15 +292,19 @@ impl DmaMapper for DomainMapper {
         Ok(())
     }
 
-    fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
-        if self.mapping == Mapping::StrictTogether {
-            return self.map_together(buffers, mapped);
+    fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+        let mut state = self.state();
+        if self.goes_together() {
+            return self.map_together(&mut state, buffers, mapped);
         }
-        map_each(self, buffers, mapped)
+        for buffer in buffers {
+            mapped.push(self.map_one(&mut state, *buffer)?);
+        }
+        Ok(())
     }
 
-    fn unmap_all(&self, mapped: &mut Vec<(DeviceAddr, usize)>) -> Result<(), DmaError> {
-        if self.mapping == Mapping::StrictTogether {
+    fn unmap_all(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+        if self.goes_together() {
             return self.unmap_together(mapped);
         }
         unmap_each(self, mapped)

@@ -223,7 +223,7 @@ impl NinepClient {
         let (kind, wire_tag) = (slot.kind, slot.tag);
         slot.state = SlotState::Free;
         self.free.push(tag.0);
-        Reply::parse(&bytes?, used, kind, wire_tag)
+        Reply::parse(bytes?, used, kind, wire_tag)
     }
 
     /// Wait until some request is answered. Its reply is still to be collected.

@@ -81,11 +81,11 @@ pub struct Reply {
 
 impl Reply {
     /// Check the envelope of the reply to a message of type `kind` and tag `tag`.
-    pub(super) fn parse(bytes: &[u8], used: u32, kind: u8, tag: u16) -> Result<Reply, NinepError> {
+    pub(super) fn parse(mut bytes: Vec<u8>, used: u32, kind: u8, tag: u16) -> Result<Reply, NinepError> {
         if used == 0 {
             return Err(NinepError::Dropped);
         }
-        let mut decoder = Decoder::new(bytes);
+        let mut decoder = Decoder::new(&bytes);
         let (size, reply_kind, reply_tag) = (decoder.u32()?, decoder.u8()?, decoder.u16()?);
         let protocol = |fault: String| Err(NinepError::Protocol(fault));
         if size != used {
@@ -106,6 +106,7 @@ impl Reply {
             return protocol(format!("reply of type {reply_kind} to type {kind}"));
         }
         let own = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Ok(Reply { kind: reply_kind, body: bytes[HEADER_BYTES..].to_vec(), payload_bytes: used - own })
+        bytes.drain(..HEADER_BYTES);
+        Ok(Reply { kind: reply_kind, body: bytes, payload_bytes: used - own })
     }
 }

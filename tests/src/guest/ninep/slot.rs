@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::call::{Call, Payload};
 use super::envelope::NinepError;
 use super::wire::HEADER_BYTES;
-use crate::guest::address::{DeviceAddr, GuestPhys, PAGE_BYTES};
-use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper};
+use crate::guest::address::{GuestPhys, PAGE_BYTES};
+use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped};
 use crate::guest::memory::{GuestMemory, MemoryError};
 use crate::guest::queue::{IndirectTable, Segment};
 
@@ -35,7 +35,10 @@ pub(super) struct Slot {
     reply_pages: Vec<GuestPhys>,
     table: GuestPhys,
     pub(super) segments: Vec<Segment>,
-    mapped: Vec<(DeviceAddr, usize)>,
+    mapped: Vec<Mapped>,
+    // Reused from request to request.
+    message: Vec<u8>,
+    buffers: Vec<Buffer>,
 }
 
 impl Slot {
@@ -58,13 +61,13 @@ impl Slot {
             Payload::None | Payload::Receive(..) => 0,
         };
         let size = u32::try_from(HEADER_BYTES + call.body.len() + sent).map_err(|_| NinepError::TooLong)?;
-        let mut message = Vec::with_capacity(HEADER_BYTES + call.body.len());
-        message.extend(size.to_le_bytes());
-        message.push(call.kind);
-        message.extend(tag.to_le_bytes());
-        message.extend(&call.body);
-        grow(&mut self.request_pages, message.len(), memory)?;
-        for (page, chunk) in self.request_pages.iter().zip(message.chunks(PAGE_BYTES)) {
+        self.message.clear();
+        self.message.extend(size.to_le_bytes());
+        self.message.push(call.kind);
+        self.message.extend(tag.to_le_bytes());
+        self.message.extend(&call.body);
+        grow(&mut self.request_pages, self.message.len(), memory)?;
+        for (page, chunk) in self.request_pages.iter().zip(self.message.chunks(PAGE_BYTES)) {
             memory.write(*page, chunk)?;
         }
         self.reply_bytes = usize::try_from(call.reply_bytes).unwrap_or(usize::MAX);
@@ -73,7 +76,7 @@ impl Slot {
         self.tag = tag;
         self.payload = call.payload;
         self.segments.clear();
-        let table = self.reach(message.len(), mapper, indirect);
+        let table = self.reach(mapper, indirect);
         if table.is_err() {
             self.release(mapper)?;
         }
@@ -111,21 +114,19 @@ impl Slot {
     }
 
     /// Map in the order in which Linux does: request, data out, reply, data in, table.
-    fn reach(
-        &mut self,
-        message_bytes: usize,
-        mapper: &dyn DmaMapper,
-        indirect: bool,
-    ) -> Result<Option<IndirectTable>, NinepError> {
-        let piece = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction };
+    fn reach(&mut self, mapper: &dyn DmaMapper, indirect: bool) -> Result<Option<IndirectTable>, NinepError> {
+        let own = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction, lasting: true };
+        let data = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction, lasting: false };
         let (out, back) = (Direction::ToDevice, Direction::FromDevice);
-        let mut buffers: Vec<Buffer> = cut(&self.request_pages, message_bytes).map(piece(out)).collect();
+        let buffers = &mut self.buffers;
+        buffers.clear();
+        buffers.extend(cut(&self.request_pages, self.message.len()).map(own(out)));
         if let Payload::Send(buffer, range) = &self.payload {
-            buffers.extend(buffer.pieces(range.clone())?.map(piece(out)));
+            buffers.extend(buffer.pieces(range.clone())?.map(data(out)));
         }
-        buffers.extend(cut(&self.reply_pages, self.reply_bytes).map(piece(back)));
+        buffers.extend(cut(&self.reply_pages, self.reply_bytes).map(own(back)));
         if let Payload::Receive(buffer, range) = &self.payload {
-            buffers.extend(buffer.pieces(range.clone())?.map(piece(back)));
+            buffers.extend(buffer.pieces(range.clone())?.map(data(back)));
         }
         let pieces = buffers.len();
         // As in Linux, a request of one segment has no use for a table.
@@ -135,15 +136,15 @@ impl Slot {
             if bytes > PAGE_BYTES {
                 return Err(NinepError::TooLong);
             }
-            buffers.push(Buffer { gpa: self.table, bytes, direction: out });
+            buffers.push(own(out)((self.table, bytes)));
         }
-        mapper.map_all(&buffers, &mut self.mapped)?;
-        for ((address, bytes), buffer) in self.mapped.iter().zip(&buffers).take(pieces) {
-            let bytes = u32::try_from(*bytes).map_err(|_| NinepError::TooLong)?;
-            self.segments.push(Segment { address: *address, bytes, writable: buffer.direction == back });
+        mapper.map_all(buffers, &mut self.mapped)?;
+        for (mapped, buffer) in self.mapped.iter().zip(buffers.iter()).take(pieces) {
+            let bytes = u32::try_from(mapped.bytes).map_err(|_| NinepError::TooLong)?;
+            self.segments.push(Segment { address: mapped.address, bytes, writable: buffer.direction == back });
         }
         let table = self.mapped.last().filter(|_| needs_table);
-        Ok(table.map(|(device, _)| IndirectTable { memory: self.table, device: *device }))
+        Ok(table.map(|table| IndirectTable { memory: self.table, device: table.address }))
     }
 }
 

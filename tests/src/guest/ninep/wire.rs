@@ -56,8 +56,15 @@ pub struct Qid {
 }
 
 /// Appends fields to a message, in little-endian order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Encoder(Vec<u8>);
+
+impl Default for Encoder {
+    /// With room for most messages.
+    fn default() -> Self {
+        Self(Vec::with_capacity(96))
+    }
+}
 
 impl Encoder {
     pub(super) fn u8(mut self, value: u8) -> Self {
