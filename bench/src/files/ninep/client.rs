@@ -171,16 +171,15 @@ impl<C: Channel> NinepSubject<C> {
         }
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         let mut page = [0; 4096];
-        if length <= page.len() {
-            self.channel.read(slot, 0, &mut page[..length])?;
+        if let Some(page) = page.get_mut(..length) {
+            self.channel.read(slot, 0, page)?;
+            if tree::holds(offset, page) {
+                return Ok(());
+            }
         }
         for at in tree::checked(length) {
             let mut word = [0; 8];
-            if length <= page.len() {
-                word.copy_from_slice(&page[at..at + 8]);
-            } else {
-                self.channel.read(slot, at, &mut word)?;
-            }
+            self.channel.read(slot, at, &mut word)?;
             let (found, due) = (u64::from_le_bytes(word), tree::word(offset + at as u64));
             if found != due {
                 return Err(self.wrong(format!("{found:#x} read at {:#x} where {due:#x} is", offset + at as u64)));

@@ -207,9 +207,19 @@ impl Iommu {
     /// # Errors
     /// [`IommuError::Queue`]; statuses and used lengths are values.
     pub fn batch(&self, requests: &[Request]) -> Result<Vec<Reply>, IommuError> {
-        let mut replies = vec![Reply::NONE; requests.len()];
-        lock(&self.requests).run(requests, &mut replies)?;
+        let mut replies = Vec::new();
+        self.batch_into(requests, &mut replies)?;
         Ok(replies)
+    }
+
+    /// [`Iommu::batch`] with a list that is used again and again: its former content goes.
+    ///
+    /// # Errors
+    /// As [`Iommu::batch`].
+    pub fn batch_into(&self, requests: &[Request], replies: &mut Vec<Reply>) -> Result<(), IommuError> {
+        replies.clear();
+        replies.resize(requests.len(), Reply::NONE);
+        lock(&self.requests).run(requests, replies)
     }
 
     /// Make a request visible to the device without kick and without waiting, as Linux does with

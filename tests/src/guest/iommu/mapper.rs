@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Iommu, IommuError};
 use super::iova::IovaAllocator;
+use super::requests::Reply;
 use super::wire::{MAP_F_READ, MAP_F_WRITE, Request, Status};
 use crate::guest::address::{DeviceAddr, GuestPhys, PAGE};
 use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped, MapperCounts, unmap_each};
@@ -45,6 +46,9 @@ struct State {
     iova: IovaAllocator,
     deferred: Vec<(DeviceAddr, u64)>,
     kept: Kept,
+    // Reused from one batch to the next.
+    requests: Vec<Request>,
+    replies: Vec<Reply>,
 }
 
 /// Mappings that stay, by the number of their first page.
@@ -93,7 +97,13 @@ impl DomainMapper {
             iommu,
             domain,
             mapping,
-            state: Mutex::new(State { iova, deferred: Vec::new(), kept: Kept::default() }),
+            state: Mutex::new(State {
+                iova,
+                deferred: Vec::new(),
+                kept: Kept::default(),
+                requests: Vec::new(),
+                replies: Vec::new(),
+            }),
             maps: AtomicU64::new(0),
             unmaps: AtomicU64::new(0),
         }
@@ -180,7 +190,8 @@ impl DomainMapper {
     /// Makes all of `buffers` reachable, with one kick for those that are not to be kept. What succeeded is added to `mapped`.
     fn map_together(&self, state: &mut State, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
         let before = mapped.len();
-        let mut requests = Vec::with_capacity(buffers.len());
+        let mut requests = std::mem::take(&mut state.requests);
+        requests.clear();
         let mut outcome = Ok(());
         for buffer in buffers.iter().copied() {
             if self.keeps(buffer) {
@@ -204,11 +215,12 @@ impl DomainMapper {
             });
             mapped.push(Mapped { address: iova + offset, bytes: buffer.bytes, stays: false });
         }
-        if requests.is_empty() {
-            return outcome;
-        }
         self.maps.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let mut replies = requests.iter().zip(self.iommu.batch(&requests)?);
+        let State { iova, replies, .. } = state;
+        if !requests.is_empty() {
+            self.iommu.batch_into(&requests, replies)?;
+        }
+        let mut replies = requests.iter().zip(replies);
         let mut at = 0;
         mapped.retain(|one| {
             at += 1;
@@ -218,35 +230,38 @@ impl DomainMapper {
             let reply = replies.next().map(|(request, reply)| accepted(*request, reply.status()?));
             if let Some(Err(error)) = reply {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error.into()));
-                state.iova.give_back(one.address.page(), Pages::of(one.address.page_offset(), one.bytes).pages);
+                iova.give_back(one.address.page(), Pages::of(one.address.page_offset(), one.bytes).pages);
                 return false;
             }
             true
         });
+        state.requests = requests;
         outcome
     }
 
     /// Ends all of `mapped` that does not stay, with one kick.
     fn unmap_together(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
-        let ends = mapped.drain(..).filter(|mapped| !mapped.stays);
-        let ranges = ends.map(|end| (end.address.page(), Pages::of(end.address.page_offset(), end.bytes).pages));
-        let ranges: Vec<(DeviceAddr, u64)> = ranges.collect();
-        if ranges.is_empty() {
+        let State { iova, requests, replies, .. } = &mut *self.state();
+        let place = |end: &Mapped| (end.address.page(), Pages::of(end.address.page_offset(), end.bytes).pages);
+        mapped.retain(|end| !end.stays);
+        requests.clear();
+        requests.extend(mapped.iter().map(place).map(|(first, pages)| Request::Unmap {
+            domain: self.domain,
+            first: first.0,
+            last: first.0 + pages * PAGE - 1,
+        }));
+        if requests.is_empty() {
             return Ok(());
         }
-        let request = |(iova, pages): &(DeviceAddr, u64)| Request::Unmap {
-            domain: self.domain,
-            first: iova.0,
-            last: iova.0 + pages * PAGE - 1,
-        };
-        let requests: Vec<Request> = ranges.iter().map(request).collect();
         self.unmaps.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let mut state = self.state();
-        let replies = self.iommu.batch(&requests)?;
+        self.iommu.batch_into(requests, replies)?;
         let mut result = Ok(());
-        for ((request, reply), (iova, pages)) in requests.iter().zip(replies).zip(ranges) {
+        for ((request, reply), end) in requests.iter().zip(replies).zip(mapped.drain(..)) {
             match accepted(*request, reply.status()?) {
-                Ok(()) => state.iova.give_back(iova, pages),
+                Ok(()) => {
+                    let (first, pages) = place(&end);
+                    iova.give_back(first, pages);
+                }
                 Err(error) => result = result.and(Err(error.into())),
             }
         }

@@ -8,10 +8,9 @@ use crate::guest::address::{GuestPhys, PAGE_BYTES};
 use crate::guest::memory::GuestMemory;
 use crate::guest::queue::{IndirectTable, RawExchange, Segment, VirtQueue};
 
-/// Layout of a request slot: readable part, tail, indirect table.
+/// Layout of a request slot: readable part and, right behind it as in Linux, the tail; indirect table.
 const SLOT_BYTES: usize = 256;
-const SLOT_TAIL: u64 = 128;
-const SLOT_TABLE: u64 = 192;
+const SLOT_TABLE: u64 = 128;
 /// The answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -38,6 +37,15 @@ impl Reply {
     }
 }
 
+/// Whose an outstanding head is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owner {
+    slot: u16,
+    tail: GuestPhys,
+    /// The place of the reply; `None` if nobody waits.
+    place: Option<usize>,
+}
+
 /// The request queue with its buffers.
 #[derive(Debug)]
 pub(super) struct RequestQueue {
@@ -46,8 +54,8 @@ pub(super) struct RequestQueue {
     indirect: bool,
     pages: Vec<GuestPhys>,
     free_slots: Vec<u16>,
-    /// Slot of each outstanding head, and the place of its reply (`None`: nobody waits).
-    owners: Vec<(u16, Option<usize>)>,
+    /// By head.
+    owners: Vec<Owner>,
     deferred_failure: Option<Status>,
 }
 
@@ -64,7 +72,7 @@ impl RequestQueue {
             indirect,
             pages,
             free_slots: (0..size).rev().collect(),
-            owners: vec![(0, None); usize::from(size)],
+            owners: vec![Owner::default(); usize::from(size)],
             deferred_failure: None,
         })
     }
@@ -118,7 +126,7 @@ impl RequestQueue {
         let mut bytes = [0; REQUEST_BYTES];
         let length = request.emit(&mut bytes);
         self.memory.write(at, &bytes[..length])?;
-        let tail = at + SLOT_TAIL;
+        let tail = at + length as u64;
         self.memory.write(tail, &[RawExchange::POISON; TAIL_BYTES])?;
         let segments = [
             Segment { address: at.into(), bytes: u32::try_from(length).unwrap_or(u32::MAX), writable: false },
@@ -127,15 +135,15 @@ impl RequestQueue {
         let table = at + SLOT_TABLE;
         let table = self.indirect.then_some(IndirectTable { memory: table, device: table.into() });
         let head = self.queue.add(&segments, table)?;
-        self.owners[usize::from(head)] = (slot, place);
+        self.owners[usize::from(head)] = Owner { slot, tail, place };
         Ok(true)
     }
 
     fn settle_one(&mut self, replies: &mut [Reply]) -> Result<(), IommuError> {
         let used = self.queue.take()?;
-        let (slot, place) = self.owners[usize::from(used.head)];
+        let Owner { slot, tail: at, place } = self.owners[usize::from(used.head)];
         let mut tail = [0; TAIL_BYTES];
-        self.memory.read(self.slot(slot) + SLOT_TAIL, &mut tail)?;
+        self.memory.read(at, &mut tail)?;
         self.free_slots.push(slot);
         let reply = Reply { used_bytes: used.bytes, status: Status::from(tail[0]) };
         match place.and_then(|place| replies.get_mut(place)) {
