@@ -219,3 +219,21 @@ impl Phb {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Scope;
+    use crate::table::TableSize;
+
+    #[test]
+    fn no_register_holds_the_address_of_a_table_that_is_gone() {
+        let phb = Arc::new(Phb::new(EndpointId(1), Fences::Symmetric));
+        let table = Arc::new(TceTable::new(TableSize::MiB32).unwrap());
+        phb.program(Target::Table(Arc::clone(&table)));
+        assert_eq!(phb.program(Target::Identity), Reprogrammed::Lost);
+        assert_eq!(phb.tar(), table.tar(), "somebody may be on the way to it");
+        assert!(phb.quiesce(&mut Rosters::new()).unwrap().poll(Scope::All));
+        assert_eq!((phb.tar(), Arc::strong_count(&table)), (Tar::NO_TABLE, 1));
+    }
+}

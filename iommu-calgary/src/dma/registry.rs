@@ -69,3 +69,21 @@ impl<T: Debug, P: Platform> Registry<T, P> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_those_that_have_not_left() {
+        let registry = Registry::<u32>::new();
+        let [first, second] = [1, 2].map(Arc::new);
+        let mut roster = Roster::new();
+        registry.add(Arc::clone(&first));
+        registry.add(Arc::clone(&second));
+        assert_eq!(registry.members(&mut roster), [first.clone(), second.clone()]);
+        registry.remove(&first);
+        assert_eq!(registry.members(&mut roster), [second]);
+        assert_eq!(Arc::strong_count(&first), 1, "nothing is kept of what has left");
+    }
+}

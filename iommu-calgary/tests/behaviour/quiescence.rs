@@ -71,6 +71,22 @@ fn unmapping_waits_for_overlapping_pins_only() {
 }
 
 #[test]
+fn unmapping_waits_for_a_pin_anywhere_in_a_long_range() {
+    for pinned in [0x100, 0x140, 0x1ff] {
+        let mut rig = Rig::attached();
+        rig.map(0x10_0000, 0x1f_ffff, 0x90_0000).unwrap();
+        rig.map(0x20_0000, 0x20_0fff, 0).unwrap();
+        rig.commit();
+        let pins = rig.nic.new_pins();
+        rig.nic.new_port().enter().pin(&pins, Iova(pinned << 12), 1);
+        rig.unmap(0x20_0000, 0x2f_ffff).unwrap();
+        assert_eq!(rig.iommu.commit(AT_ONCE).broken, []);
+        rig.unmap(0, 0x1f_ffff).unwrap();
+        assert_eq!(rig.iommu.commit(AT_ONCE).broken, [NIC], "page {pinned:#x}");
+    }
+}
+
+#[test]
 fn a_released_pin_is_no_obstacle() {
     let mut rig = mapped();
     let mut port = rig.nic.new_port();
@@ -256,7 +272,7 @@ fn a_broken_endpoint_faults_until_a_reset_finds_it_quiet() {
     rig.iommu.attach(D1, DISK, Translated).unwrap();
     rig.commit();
     let pins = rig.nic.new_pins();
-    rig.nic.new_port().enter().pin(&pins, Iova(0x1000), 1);
+    rig.nic.new_port().enter().pin(&pins, Iova(0x1000), 0x2000);
     rig.unmap(0x1000, 0x1fff).unwrap();
     assert_eq!(rig.iommu.commit(AT_ONCE).broken, [NIC]);
     assert!(rig.nic.is_slot_disabled());
@@ -341,6 +357,41 @@ fn a_leaked_epoch_stands_for_itself_only() {
     let _next = port.enter();
     rig.unmap(0x2000, 0x2fff).unwrap();
     assert_eq!(rig.iommu.commit(AT_ONCE).broken, [NIC]);
+}
+
+#[test]
+fn a_port_or_pin_set_that_goes_away_is_not_waited_for_any_longer() {
+    let mut rig = mapped();
+    let mut port = rig.nic.new_port();
+    std::mem::forget(port.enter());
+    rig.unmap(0x1000, 0x1fff).unwrap();
+    assert_eq!(rig.iommu.commit_or_wait(PATIENT, || drop(port)).broken, []);
+    let pins = rig.nic.new_pins();
+    rig.nic.new_port().enter().pin(&pins, Iova(0x2000), 1);
+    rig.unmap(0x2000, 0x2fff).unwrap();
+    assert_eq!(rig.iommu.commit_or_wait(PATIENT, || drop(pins)).broken, []);
+}
+
+#[test]
+fn an_endpoint_that_moves_into_a_domain_that_lost_something_is_brought_to_quiet_once() {
+    let mut rig = mapped();
+    rig.iommu.attach(D2, DISK, Translated).unwrap();
+    rig.commit();
+    rig.unmap(0x1000, 0x1fff).unwrap();
+    rig.iommu.attach(D1, DISK, Translated).unwrap();
+    assert_eq!(rig.commit().invalidated, 2);
+}
+
+#[test]
+fn a_unit_that_goes_away_takes_everything_with_it() {
+    let rig = mapped();
+    let mut port = rig.nic.new_port();
+    let before = port.enter().generation();
+    let table = std::sync::Arc::downgrade(rig.iommu.domain(D1).unwrap().table());
+    drop(rig.iommu);
+    assert_ne!(port.enter().generation(), before, "what was remembered of it is good no longer");
+    assert!(table.upgrade().is_none());
+    assert_eq!(reach(&rig.nic, 0x1000), Err(FaultReason::NotAttached));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 #[path = "../machine/mod.rs"]
 mod machine;
 
-mod lost_pages;
 mod random;
 mod scenarios;
 mod watchdog;
+mod watched;
 
 use iommu_calgary::chip::model::Model;
 use iommu_calgary::{DomainId, DomainKind, EndpointId, Request};
