@@ -281,6 +281,7 @@ fn a_broken_endpoint_faults_until_a_reset_finds_it_quiet() {
 
     // It costs nobody else: it is not waited for again, and it is not let back in.
     rig.unmap(0x2000, 0x2fff).unwrap();
+    assert_eq!(rig.iommu.commit(AT_ONCE).broken, []);
     rig.iommu.attach(D2, NIC, Bypass).unwrap();
     assert_eq!(rig.iommu.commit(AT_ONCE).broken, []);
     assert_eq!(rig.iommu.endpoint_domain(NIC), Some(D2));
