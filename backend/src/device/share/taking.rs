@@ -109,7 +109,7 @@ impl<F: FileSystem> ShareDevice<F> {
                 return Ok(None);
             }
             // Before the head is known, since that takes as long as the rest.
-            queue.ring.fetch_ahead(&window, 1);
+            queue.ring.fetch_ahead(&window, 1)?;
             ahead.fetch_again();
         }
         let head = queue.ring.take(&window)?;
