@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// Queues of the virtio-iommu: requests and events.
 pub const IOMMU_QUEUES: u16 = 2;
-/// Entries of each queue of the virtio-iommu. With indirect descriptors it is also the number of requests in flight.
-pub const IOMMU_QUEUE_SIZE: u16 = 256;
+/// Entries of each queue of the virtio-iommu; a request takes two.
+pub const IOMMU_QUEUE_SIZE: u16 = 512;
 /// Queues of the virtio-9p.
 pub const NINEP_QUEUES: u16 = 1;
-/// Entries of the virtio-9p's queue; Linux puts up to 128 scatter entries into a request.
+/// Entries of the queue of a virtio-9p outside the IOMMU; Linux puts up to 128 scatter entries into a request, in a table of its
+/// own if there are more than one.
 pub const NINEP_QUEUE_SIZE: u16 = 128;
+/// The same of one behind the IOMMU, where a request takes an entry for each scatter entry: four of the largest.
+pub const TRANSLATED_NINEP_QUEUE_SIZE: u16 = 512;
 
 /// The virtio-iommu of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,14 @@ pub struct ShareDevice {
     pub at: Bdf,
     /// Whether the virtio-iommu translates it.
     pub iommu: bool,
+}
+
+impl ShareDevice {
+    /// Entries of its queue.
+    #[must_use]
+    pub fn queue_size(&self) -> u16 {
+        if self.iommu { TRANSLATED_NINEP_QUEUE_SIZE } else { NINEP_QUEUE_SIZE }
+    }
 }
 
 /// The devices of one guest, all on bus 0 or without a bus.

@@ -2,7 +2,7 @@
 
 use super::args::{QemuArgs, json_string, qemu_escaped};
 use super::check::{AttachError, MAX_SOCKET_PATH_BYTES};
-use super::devices::{IOMMU_QUEUE_SIZE, IOMMU_QUEUES, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment};
+use super::devices::{IOMMU_QUEUE_SIZE, IOMMU_QUEUES, NINEP_QUEUES, QemuAttachment};
 use super::machine::QemuMachine;
 use crate::{
     TransportKind, iommu,
@@ -59,7 +59,7 @@ impl QemuAttachment {
             let shape = Shape {
                 id: DEVICE_ID_9P,
                 queues: NINEP_QUEUES,
-                queue_size: NINEP_QUEUE_SIZE,
+                queue_size: share.queue_size(),
                 config_size: share.tag.config_size(),
             };
             let place = Place { socket: &share.socket, at: share.at, transport: share.transport };
@@ -156,11 +156,11 @@ mod tests {
             "-chardev",
             "socket,id=viommu,path=/run/iommu.sock",
             "-device",
-            "vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,addr=05.0",
+            "vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=512,config_size=40,addr=05.0",
             "-chardev",
             "socket,id=share0,path=/run/share.sock",
             "-device",
-            "vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=06.0,\
+            "vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=512,config_size=7,addr=06.0,\
              iommu_platform=on",
             "-chardev",
             "socket,id=share1,path=/run/raw.sock",
@@ -221,7 +221,7 @@ mod tests {
             "-M microvm,acpi=on,memory-backend=mem",
             "-global virtio-mmio.force-legacy=false",
             "-device loader,file=viot.bin,addr=0x10000000,force-raw=on",
-            "vhost-user-test-device,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,bus=virtio-mmio-bus.5",
+            "vhost-user-test-device,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=512,config_size=40,bus=virtio-mmio-bus.5",
             "config_size=7,bus=virtio-mmio-bus.6,iommu_platform=on",
         ] {
             assert!(microvm.contains(part), "{part} is missing in {microvm}");

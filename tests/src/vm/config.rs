@@ -389,11 +389,11 @@ file=/t/viot
 -chardev
 socket,id=viommu,path=/run/iommu.sock
 -device
-vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,addr=05.0
+vhost-user-test-device-pci,chardev=viommu,virtio-id=23,num_vqs=2,vq_size=512,config_size=40,addr=05.0
 -chardev
 socket,id=share0,path=/run/9p,,1.sock
 -device
-vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=128,config_size=7,addr=0c.0,iommu_platform=on
+vhost-user-test-device-pci,chardev=share0,virtio-id=9,num_vqs=1,vq_size=512,config_size=7,addr=0c.0,iommu_platform=on
 -chardev
 stdio,id=console,signal=off
 -serial

@@ -9,6 +9,7 @@ use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use calgaryd::transport::TransportKind;
+use frontend_spec::attach::{NINEP_QUEUE_SIZE, TRANSLATED_NINEP_QUEUE_SIZE};
 use frontend_spec::pci::Bdf;
 use frontend_spec::viot::Viot;
 use iommu_calgary::TableSize;
@@ -117,7 +118,7 @@ impl Rig {
             "-chardev".to_owned(),
             format!("socket,id=iommu,path={}", iommu.socket.display()),
             "-device".to_owned(),
-            "vhost-user-test-device-pci,id=viommu,chardev=iommu,virtio-id=23,num_vqs=2,vq_size=256,config_size=40,addr=5"
+            "vhost-user-test-device-pci,id=viommu,chardev=iommu,virtio-id=23,num_vqs=2,vq_size=512,config_size=40,addr=5"
                 .to_owned(),
         ];
         for (number, share) in (1..).zip(&self.config.shares) {
@@ -143,7 +144,7 @@ impl Rig {
             "chardev": format!("chardev-{tag}"),
             "virtio-id": 9,
             "num_vqs": 1,
-            "vq_size": 128,
+            "vq_size": if share.iommu { TRANSLATED_NINEP_QUEUE_SIZE } else { NINEP_QUEUE_SIZE },
             "config_size": 2 + tag.len(),
             "iommu_platform": share.iommu,
         })

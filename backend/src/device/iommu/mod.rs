@@ -46,8 +46,8 @@ pub const PROBE_SIZE: u32 = 512;
 /// Last domain id, so that Linux, which keeps ids in a signed int, sees no limit of ours.
 pub const LAST_DOMAIN: u32 = i32::MAX as u32;
 
+/// Without INDIRECT_DESC: a request is two descriptors, and a table for them costs a driver more than two entries of the ring do.
 const FEATURES: u64 = feature::VERSION_1
-    | feature::INDIRECT_DESC
     | feature::EVENT_IDX
     | iommu_feature::INPUT_RANGE
     | iommu_feature::DOMAIN_RANGE

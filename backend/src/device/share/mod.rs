@@ -255,8 +255,9 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     }
 
     fn features(&self) -> u64 {
-        let platform = if self.is_translated() { feature::ACCESS_PLATFORM } else { 0 };
-        feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX | ninep_feature::MOUNT_TAG | platform
+        // Behind the IOMMU a driver would have to map and unmap a table of descriptors for each request.
+        let way = if self.is_translated() { feature::ACCESS_PLATFORM } else { feature::INDIRECT_DESC };
+        feature::VERSION_1 | feature::EVENT_IDX | ninep_feature::MOUNT_TAG | way
     }
 
     fn ack_features(&self, _features: u64) {

@@ -73,7 +73,7 @@ pub enum IommuError {
 /// How to drive the device.
 #[derive(Clone, Copy, Debug)]
 pub struct IommuOptions {
-    /// Entries of both rings.
+    /// Entries of both rings; twice as many where the device knows no indirect descriptors and each request takes two.
     pub queue_size: u16,
     /// Features to accept where offered. Linux' set by default, which leaves out the old BYPASS.
     pub features: u64,
@@ -133,7 +133,8 @@ impl Iommu {
             }
         }
         let config = read_config(device.as_mut(), features)?;
-        let size = options.queue_size;
+        let indirect = features & F_INDIRECT_DESC != 0;
+        let size = if indirect { options.queue_size } else { options.queue_size.saturating_mul(2) };
         let mut open = |index, waiting| -> Result<VirtQueue, IommuError> {
             let run = memory.take_run(RingBytes::of(size).total())?;
             let ring = RingPlacement::contiguous(run, run.into(), size);
@@ -142,11 +143,7 @@ impl Iommu {
             let doorbell = device.start_queue(index, &ring, size, 0)?;
             Ok(VirtQueue::new(ring_state, doorbell, waiting)?)
         };
-        let requests = RequestQueue::new(
-            open(REQUEST_QUEUE, options.waiting)?,
-            Arc::clone(&memory),
-            features & F_INDIRECT_DESC != 0,
-        )?;
+        let requests = RequestQueue::new(open(REQUEST_QUEUE, options.waiting)?, Arc::clone(&memory), indirect)?;
         let mut events =
             EventQueue::new(open(EVENT_QUEUE, Waiting::Interrupt)?, Arc::clone(&memory), options.event_buffers, size)?;
         events.announce()?;

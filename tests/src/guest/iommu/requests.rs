@@ -90,6 +90,8 @@ impl RequestQueue {
                 self.queue.kick()?;
                 self.settle_one(replies)?;
             }
+            // As in Linux, a device that polls sees each request at once; the kick is for all.
+            self.queue.publish()?;
         }
         self.sync(replies)
     }

@@ -28,7 +28,8 @@ pub struct Tag(pub u16);
 /// How to drive the device.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// Entries of the ring. Linux needs 128 for its largest requests.
+    /// Entries of the ring. Linux needs 128 for its largest requests. Four times as many where the device knows no indirect
+    /// descriptors and each request takes as many as it has pieces.
     pub queue_size: u16,
     /// Tags, thus requests out at the same time.
     pub depth: u16,
@@ -99,6 +100,10 @@ impl NinepClient {
         let mut mount_tag = vec![0; usize::from(u16::from_le_bytes(length))];
         if !mount_tag.is_empty() {
             device.read_config(2, &mut mount_tag)?;
+        }
+        let mut options = options;
+        if options.ring_features & F_INDIRECT_DESC & !features != 0 {
+            options.queue_size = options.queue_size.saturating_mul(4);
         }
         let size = options.queue_size;
         let ring = memory.take_run(RingBytes::of(size).total())?;
