@@ -35,6 +35,7 @@ use iommu_calgary::Phb;
 use log::info;
 use virtio_9p::{FileSystem, Passthrough, Server};
 
+use frontend_spec::attach::TRANSLATED_NINEP_QUEUE_SIZE;
 use frontend_spec::ninep::{MountTag, feature as ninep_feature};
 use frontend_spec::virtio::{DEVICE_ID_9P, feature};
 
@@ -52,7 +53,8 @@ use crate::memory::GuestRam;
 use crate::ring::{Ring, RingLayout};
 use crate::transport::{Device, Identity, Interrupt};
 
-/// Largest queue size offered. Linux asks for 128; crosvm's default limit is far larger and is accepted up to this.
+/// Largest queue size offered outside the IOMMU. Linux asks for 128; crosvm's default limit is far larger and is accepted up to
+/// this. Behind the IOMMU it is [`TRANSLATED_NINEP_QUEUE_SIZE`]: of a larger ring Linux makes several pieces of memory.
 pub const MAX_QUEUE_SIZE: u16 = 1024;
 /// Default most requests that wait for slow files at a time: a quarter of the 128 places of Linux's queue. Each may cost a
 /// thread and two buffers of the largest message.
@@ -127,16 +129,16 @@ impl<F: FileSystem> ShareDevice<F> {
         attachment: Attachment,
         poll: PollPolicy,
     ) -> io::Result<Self> {
+        let (dma, translated, queue_size) = match attachment {
+            Attachment::Direct => (Dma::direct(), None, MAX_QUEUE_SIZE),
+            Attachment::Behind { iommu, endpoint, phb } => {
+                (Dma::translated(&phb), Some(Translated { endpoint, iommu }), TRANSLATED_NINEP_QUEUE_SIZE)
+            }
+        };
         let identity = Identity {
             name: format!("share {tag}"),
             virtio_id: u32::from(DEVICE_ID_9P),
-            queue_sizes: vec![MAX_QUEUE_SIZE],
-        };
-        let (dma, translated) = match attachment {
-            Attachment::Direct => (Dma::direct(), None),
-            Attachment::Behind { iommu, endpoint, phb } => {
-                (Dma::translated(&phb), Some(Translated { endpoint, iommu }))
-            }
+            queue_sizes: vec![queue_size],
         };
         let worker = Worker {
             dma,
