@@ -60,6 +60,16 @@ pub(super) enum Malformed {
     NotNegotiated,
 }
 
+impl Answer {
+    /// The answer of a request that was carried out and is not to be called done.
+    pub(super) fn but_failed(self) -> Self {
+        match self {
+            Self::Tail(Status::Ok) => Self::Tail(Status::DevErr),
+            answer => answer,
+        }
+    }
+}
+
 impl Slot<'_> {
     pub(super) fn new(head: u16) -> Self {
         Self { head, removes: false, answer: Answer::Silent, shape: Shape::Malformed }
@@ -124,8 +134,6 @@ pub(super) struct Batch {
     pub(super) chains: Vec<Chain>,
     chains_used: usize,
     pub(super) probes: Vec<[u8; MAX_ANSWER]>,
-    /// Some endpoint is cut off and may go on using what a request takes away.
-    pub(super) cut_off: bool,
     pub(super) recent: Recent,
     pub(super) event_chain: Chain,
 }
