@@ -39,12 +39,17 @@ impl Ring {
 
     /// Offers requests at once, each with four bytes of room for its answer.
     pub(crate) fn offer(&mut self, requests: &[&[u8]]) {
+        self.offer_with_room(requests, 4);
+    }
+
+    /// The same with so many bytes of room, at most 256.
+    pub(crate) fn offer_with_room(&mut self, requests: &[&[u8]], room: u32) {
         for (place, request) in (0_u16..).zip(requests) {
             let len = u32::try_from(request.len()).unwrap();
             let (head, buffer) = (2 * place, BUFFERS + 0x200 * u64::from(place));
             let pair = [
                 Descriptor::new(buffer, len, descriptor_flag::NEXT, head + 1),
-                Descriptor::new(buffer + 0x100, 4, descriptor_flag::WRITE, 0),
+                Descriptor::new(buffer + 0x100, room, descriptor_flag::WRITE, 0),
             ];
             let RingLayout { descriptors, avail, .. } = self.layout;
             self.memory.write_slice(request, GuestAddress(buffer)).unwrap();

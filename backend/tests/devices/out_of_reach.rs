@@ -1,6 +1,8 @@
 //! A ring that is not in guest memory for a while, as a front end may have it that replaces memory piece by piece: nothing is
 //! taken from it meanwhile, and it is served when it is back, with no kick to say so.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use calgaryd::device::PollPolicy;
@@ -14,12 +16,16 @@ use frontend_spec::iommu::{
 };
 use frontend_spec::virtio::{Descriptor, descriptor_flag};
 use iommu_calgary::{Access, TableSize};
+use virtio_9p::wire::{
+    Fid, LockFlags, LockType, Message, NOFID, NONUNAME, OpenFlags, Tag, Tattach, Tlock, Tlopen, Tversion, Twalk,
+    WalkNames,
+};
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::IntoBytes;
 
-use crate::driver::{BUFFERS, Deaf, ENDPOINT, Ring};
+use crate::driver::{BUFFERS, Deaf, ENDPOINT, Ring, until};
 
 /// Where the parts of a ring lie, each in a region of its own.
 const PARTS: [u64; 3] = [0x10_0000, 0x20_0000, 0x30_0000];
@@ -100,6 +106,77 @@ fn requests_to_a_share_wait_for_their_ring() {
         // No messages, and as such handed back.
         ring_comes_back(&device, 0, missing, event_idx, &[&[1], &[2]]);
         assert_eq!(device.stats().dropped, 2);
+    }
+}
+
+/// Takes the whole of `file` for this open file description, or lets go of it.
+fn lock_on_the_host(file: &File, kind: libc::c_int) {
+    // SAFETY: all-zero bytes are a valid `flock`.
+    let mut flock: libc::flock = unsafe { std::mem::zeroed() };
+    flock.l_type = kind.try_into().unwrap();
+    // SAFETY: the call reads the struct alone.
+    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const flock) }, 0);
+}
+
+/// One message.
+fn message<'a>(request: &impl Message<'a>) -> Vec<u8> {
+    let mut bytes = vec![0; 256];
+    let len = request.emit(Tag(1), &mut bytes).unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
+    for (missing, event_idx) in cases() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"content").unwrap();
+        let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
+        let server = Server::new(files, Options::default());
+        let tag = "home".parse().unwrap();
+        let device = ShareDevice::new(&tag, server, 65536, Attachment::Direct, PollPolicy::Off).unwrap();
+        let memory = memory();
+        let mut ring = Ring::new(&memory, PARTS, event_idx);
+        device.set_memory(GuestRam::new(&memory));
+        device.activate(0, ring.layout, 0, Arc::new(Deaf));
+        let mut ask = |request: &[u8]| {
+            ring.offer_with_room(&[request], 256);
+            device.service(0);
+            ring.is_answered()
+        };
+        let (root, fid) = (Fid(0), Fid(1));
+        assert!(ask(&message(&Tversion { msize: 65536, version: b"9P2000.L" })));
+        let (uname, aname) = (b"".as_slice(), b"".as_slice());
+        assert!(ask(&message(&Tattach { fid: root, afid: NOFID, uname, aname, n_uname: Some(NONUNAME) })));
+        let names: [&[u8]; 1] = [b"file"];
+        assert!(ask(&message(&Twalk { fid: root, newfid: fid, names: WalkNames::new(&names).unwrap() })));
+        assert!(ask(&message(&Tlopen { fid, flags: OpenFlags(2) })));
+        let holder = File::options().write(true).open(&path).unwrap();
+        lock_on_the_host(&holder, libc::F_WRLCK);
+        let lock = Tlock {
+            fid,
+            kind: LockType::WRITE,
+            flags: LockFlags(LockFlags::BLOCK),
+            start: 0,
+            length: 0,
+            proc_id: 1,
+            client_id: b"guest",
+        };
+        assert!(!ask(&message(&lock)));
+        assert_eq!(device.stats().parked, 1);
+
+        device.set_memory(without(&memory, missing));
+        lock_on_the_host(&holder, libc::F_UNLCK);
+        device.service(0);
+        assert!(!ring.is_answered());
+        device.set_memory(GuestRam::new(&memory));
+        let what = format!("{missing:#x}, event_idx {event_idx}: the lock is granted and its request goes back");
+        until(&what, || {
+            wake_if_asked(&device);
+            ring.is_answered()
+        });
+        assert_eq!(device.stats().parked, 0);
     }
 }
 

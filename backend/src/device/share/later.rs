@@ -67,6 +67,8 @@ impl<F: FileSystem> ShareDevice<F> {
         }
         outcome = outcome.and(self.settle_parked(worker));
         while let Some(copied) = worker.flights.next_free() {
+            // It may be done here, and the driver would have to wait for it.
+            self.signal_the_rest(worker);
             self.hand_over(Job::Answer(copied));
         }
         outcome
@@ -112,18 +114,13 @@ impl<F: FileSystem> ShareDevice<F> {
     }
 
     /// Tries the parked locks again.
-    pub(super) fn try_locks(&self, worker: &mut Worker) {
-        if worker.flights.parked() == 0 {
-            return;
-        }
+    pub(super) fn try_locks(&self, worker: &mut Worker) -> Result<(), RingError> {
         if self.core.server.file_system().needs(Work::Names) < Patience::Endless {
             self.core.server.retry_parked();
         } else if self.core.begins_trying() {
             self.hand_over(Job::TryLocks);
         }
-        if let Err(RingError::Fault(fault)) = self.settle_parked(worker) {
-            self.report(fault);
-        }
+        self.settle_parked(worker)
     }
 
     /// Has this thread woken for parked locks as long as there are any.

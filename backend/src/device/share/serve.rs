@@ -42,12 +42,7 @@ impl<F: FileSystem> ShareDevice<F> {
             return Turn::Nothing;
         }
         self.seat.visited(visit);
-        if locks_due {
-            // Before the timer's next wake, which would be in vain otherwise.
-            worker.try_locks_at = Instant::now() + TRY_LOCKS_EVERY / 2;
-            self.try_locks(worker);
-        }
-        let outcome = self.drain(worker);
+        let outcome = self.drain(worker, locks_due);
         self.signal_the_rest(worker);
         self.try_locks_regularly(worker);
         match outcome {
@@ -84,13 +79,19 @@ impl<F: FileSystem> ShareDevice<F> {
         }
     }
 
-    /// Serves some of what is in the queue.
-    fn drain(&self, worker: &mut Worker) -> Result<(), RingError> {
+    /// Tries the parked locks if they are due, and serves some of what is in the queue.
+    fn drain(&self, worker: &mut Worker, locks_due: bool) -> Result<(), RingError> {
         let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
         let window = dma.enter();
         queue.ring.check(&window)?;
         queue.ring.suppress_kicks(&window)?;
         drop(window);
+        // Not before it is known that the ring takes an answer back: a lock that is granted is not asked for again.
+        if locks_due {
+            // Before the timer's next wake, which would be in vain otherwise.
+            worker.try_locks_at = Instant::now() + TRY_LOCKS_EVERY / 2;
+            self.try_locks(worker)?;
+        }
         let mut pending = 0;
         for served in 0..REQUESTS_PER_TURN {
             if self.core.has_finished() {
