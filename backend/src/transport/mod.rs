@@ -79,6 +79,6 @@ pub trait Device: Send + Sync + 'static {
     /// [`Device::wake_fd`] was readable.
     fn wake(&self) {}
 
-    /// Forgets everything the driver ever said: domains, fids. Queues are stopped first.
+    /// Forgets everything the driver ever said: features, domains, fids. Queues are stopped first.
     fn reset(&self);
 }

@@ -72,5 +72,6 @@ fn what_an_endpoint_that_was_cut_off_may_still_use_is_not_acknowledged() {
 
     drop(pins);
     rig.device.reset();
+    rig.device.ack_features(feature::MAP_UNMAP);
     assert_eq!(rig.ask(&[home.as_bytes(), map(1).as_bytes(), unmap(1).as_bytes()]), [ok; 3]);
 }

@@ -5,6 +5,7 @@ use calgaryd::transport::TransportKind;
 
 #[path = "../user_space_guest/bench.rs"]
 mod bench;
+mod features_end_with_their_driver;
 #[path = "../user_space_guest/gate.rs"]
 mod gate;
 mod hostile_messages_get_an_answer;

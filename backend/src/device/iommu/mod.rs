@@ -237,6 +237,7 @@ impl Device for IommuDevice {
 
     fn reset(&self) {
         self.control(|worker| worker.taken = 0);
+        self.acked.store(0, Ordering::Relaxed);
         self.iommu.reset();
     }
 }

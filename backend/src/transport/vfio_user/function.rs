@@ -213,7 +213,7 @@ impl Function {
     fn follow(&mut self, change: Change, status_before: u8) {
         match change {
             Change::Reset => self.begin_reset(status_before, None),
-            Change::Accepted(features) => self.device.ack_features(features),
+            Change::Accepted(features) => self.lane.put(Job::Accept(features)),
             Change::Start(queue) => {
                 let layout = self.registers.layout(queue);
                 if !layout.is_valid() {

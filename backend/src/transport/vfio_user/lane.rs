@@ -31,6 +31,8 @@ pub(super) enum Job {
     Memory(Arc<GuestRam>, Reply),
     /// Stop all queues and forget the driver.
     Reset(Reply),
+    /// The driver accepted these features.
+    Accept(u64),
     /// Start a queue at its beginning.
     Start(usize, RingLayout),
     /// The driver wrote these bytes to the device's configuration.
@@ -152,6 +154,7 @@ impl Worker {
                     self.progress.resets.fetch_sub(1, Ordering::AcqRel);
                     self.reply(reply);
                 }
+                Job::Accept(features) => self.device.ack_features(features),
                 Job::Start(queue, layout) => {
                     let interrupt = Arc::new(QueueInterrupt::new(&self.interrupts, queue));
                     self.device.activate(queue, layout, 0, interrupt);
