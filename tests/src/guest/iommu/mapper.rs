@@ -257,7 +257,7 @@ impl DomainMapper {
         self.iommu.batch_into(requests, replies)?;
         let mut result = Ok(());
         for ((request, reply), end) in requests.iter().zip(replies).zip(mapped.drain(..)) {
-            match accepted(*request, reply.status()?) {
+            match reply.status().and_then(|status| accepted(*request, status)) {
                 Ok(()) => {
                     let (first, pages) = place(&end);
                     iova.give_back(first, pages);
@@ -360,3 +360,6 @@ fn accepted(request: Request, status: Status) -> Result<(), IommuError> {
         status => Err(IommuError::Refused { request, status }),
     }
 }
+
+#[cfg(test)]
+mod tests;
