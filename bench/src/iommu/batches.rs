@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use calgary_tests::guest::address::{GuestPhys, PAGE};
 use calgary_tests::guest::iommu::{MAP_F_READ, MAP_F_WRITE, Request, Status};
 use calgary_tests::guest::queue::{IndirectTable, QueueError, Segment};
+use calgary_tests::guest::transport::F_INDIRECT_DESC;
 use calgary_tests::guest::{GuestMemory, Iommu, IommuOptions, Transport, VirtQueue};
 
 use crate::failure::Failure;
@@ -170,10 +171,11 @@ impl Batches {
     }
 
     fn batch(&self, queue: &mut VirtQueue, slots: &[Slot]) -> Result<Duration, Failure> {
+        let has_tables = self.iommu.features() & F_INDIRECT_DESC != 0;
         for (index, slot) in (0..).zip(slots) {
             self.memory.write(slot.at, &slot.bytes)?;
             let memory = self.tables + index * TABLE_OBJECT;
-            queue.add(&slot.segments, Some(IndirectTable { memory, device: memory.into() }))?;
+            queue.add(&slot.segments, has_tables.then(|| IndirectTable { memory, device: memory.into() }))?;
         }
         let end = queue.ring().device_used_index()?.wrapping_add(queue.ring().outstanding());
         let start = Instant::now();

@@ -7,12 +7,16 @@ use super::ring::{IndirectTable, QueueError, Segment, SplitQueue, Used};
 use crate::guest::transport::Doorbell;
 
 /// Looks that follow each other closely, for answers that come at once.
-const CLOSE_LOOKS: u32 = 32;
+const CLOSE_LOOKS: u32 = 128;
 /// Pauses between two later ones: the device may run on the other thread of the same core, from which a thread that looks
 /// all the time takes a tenth.
 const LATER_PAUSES: u32 = 8;
 /// Looks before the processor is offered to others.
-const LOOKS: u32 = 2000;
+const LOOKS: u32 = 500;
+
+fn pause(times: u32) {
+    (0..times).for_each(|_| std::hint::spin_loop());
+}
 
 /// How a driver waits for the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,12 +173,12 @@ impl VirtQueue {
             }
             if looks < LOOKS {
                 looks += 1;
-                let pauses = if looks < CLOSE_LOOKS { 1 } else { LATER_PAUSES };
-                (0..pauses).for_each(|_| std::hint::spin_loop());
+                pause(if looks < CLOSE_LOOKS { 1 } else { LATER_PAUSES });
             } else if Instant::now() >= deadline {
                 return Ok(None);
             } else {
                 std::thread::yield_now();
+                pause(4 * LATER_PAUSES);
             }
         }
     }
