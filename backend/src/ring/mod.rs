@@ -136,6 +136,13 @@ impl Ring {
         Ok(())
     }
 
+    /// The head that was taken last, which a driver with one request at a time uses again and again. For hints.
+    #[inline]
+    #[must_use]
+    pub fn last_head(&self) -> u16 {
+        self.last_head
+    }
+
     /// How many entries the driver has made available and the device has not taken.
     ///
     /// # Errors

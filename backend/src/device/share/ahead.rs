@@ -27,43 +27,27 @@ struct Lines {
 
 /// The same for each head, by number. Hints only: they give no access.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
-    heads: Vec<Lines>,
-    last: u16,
-}
+pub(super) struct Ahead(Vec<Lines>);
 
 impl Ahead {
-    /// Fetches for a driver with one request at a time, which uses one head again and again.
-    #[inline]
-    pub(super) fn fetch_again(&self) {
-        self.fetch(self.last);
-    }
-
     /// Fetches what a request at `head` is likely to take.
     #[inline]
     pub(super) fn fetch(&self, head: u16) {
-        if let Some(lines) = self.heads.get(usize::from(head)) {
+        if let Some(lines) = self.0.get(usize::from(head)) {
             lines.table.fetch();
             lines.request.fetch();
             (0..lines.reply_lines).for_each(|line| lines.reply.beyond(line * CACHE_LINE).fetch_to_write());
         }
     }
 
-    /// The head that the last request came from.
-    #[inline]
-    pub(super) fn last(&self) -> u16 {
-        self.last
-    }
-
     /// Notes where the request in hand is, which the ring was asked for at `head`: so `head` is less than the ring's size.
     #[inline]
     pub(super) fn note(&mut self, head: u16, hand: &Hand) {
         let at = usize::from(head);
-        if self.heads.len() <= at {
-            self.heads.resize(at + 1, Lines::default());
+        if self.0.len() <= at {
+            self.0.resize(at + 1, Lines::default());
         }
-        self.last = head;
-        let lines = &mut self.heads[at];
+        let lines = &mut self.0[at];
         lines.table = hand.chain.table;
         if let ([request, ..], [reply, ..]) = (&hand.readable[..], &hand.writable[..]) {
             lines.request = Hint::at(request.as_mut_ptr());
@@ -77,7 +61,7 @@ impl Ahead {
     /// Notes how long the reply was that the request at `head` got.
     #[inline]
     pub(super) fn replied(&mut self, head: u16, used: u32) {
-        if let Some(lines) = self.heads.get_mut(usize::from(head)) {
+        if let Some(lines) = self.0.get_mut(usize::from(head)) {
             lines.reply_lines = (used as usize).div_ceil(CACHE_LINE).min(lines.reply_room);
         }
     }

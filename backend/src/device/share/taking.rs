@@ -103,20 +103,25 @@ impl<F: FileSystem> ShareDevice<F> {
     pub(super) fn take(&self, worker: &mut Worker, pending: &mut u16) -> Result<Option<Taken>, RingError> {
         let Worker { dma, queue: Some(queue), hand, ahead, .. } = worker else { return Ok(None) };
         let window = dma.enter();
-        if *pending == 0 {
+        let head = if *pending == 0 {
             *pending = queue.ring.pending(&window)?;
             if *pending == 0 {
                 return Ok(None);
             }
             // Before the head is known, since that takes as long as the rest.
             queue.ring.fetch_ahead(&window, 1)?;
-            ahead.fetch_again();
-        }
-        let head = queue.ring.take(&window)?;
+            let likely = queue.ring.last_head();
+            ahead.fetch(likely);
+            let head = queue.ring.take(&window)?;
+            if head != likely {
+                ahead.fetch(head);
+            }
+            head
+        } else {
+            // It was upcoming when the one before it was taken.
+            queue.ring.take(&window)?
+        };
         *pending -= 1;
-        if head != ahead.last() {
-            ahead.fetch(head);
-        }
         if *pending > 0 {
             queue.ring.upcoming(&window).into_iter().for_each(|next| ahead.fetch(next));
         }
