@@ -46,12 +46,10 @@ pub struct ShareDevice {
     pub iommu: bool,
 }
 
-impl ShareDevice {
-    /// Entries of its queue.
-    #[must_use]
-    pub fn queue_size(&self) -> u16 {
-        if self.iommu { TRANSLATED_NINEP_QUEUE_SIZE } else { NINEP_QUEUE_SIZE }
-    }
+/// Entries of the queue of a virtio-9p, which is behind the IOMMU or not.
+#[must_use]
+pub fn ninep_queue_size(iommu: bool) -> u16 {
+    if iommu { TRANSLATED_NINEP_QUEUE_SIZE } else { NINEP_QUEUE_SIZE }
 }
 
 /// The devices of one guest, all on bus 0 or without a bus.

@@ -15,7 +15,7 @@ pub use args::{QemuArgs, shell_word};
 pub use check::AttachError;
 pub use devices::{
     IOMMU_QUEUE_SIZE, IOMMU_QUEUES, IommuDevice, NINEP_QUEUE_SIZE, NINEP_QUEUES, QemuAttachment, ShareDevice,
-    TRANSLATED_NINEP_QUEUE_SIZE,
+    TRANSLATED_NINEP_QUEUE_SIZE, ninep_queue_size,
 };
 pub use machine::QemuMachine;
 pub use others::OtherError;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::QemuArgs;
 use super::check::AttachError;
-use super::devices::{IOMMU_QUEUE_SIZE, QemuAttachment};
+use super::devices::{IOMMU_QUEUE_SIZE, QemuAttachment, ninep_queue_size};
 use crate::{TransportKind, ninep::MountTag, pci::Bdf};
 
 /// Why a VMM cannot have the devices.
@@ -66,7 +66,7 @@ impl QemuAttachment {
         }
         for share in &self.shares {
             let name = format!("share {}", share.tag);
-            device("9p", &name, &share.socket, share.transport, share.queue_size(), share.at)?;
+            device("9p", &name, &share.socket, share.transport, ninep_queue_size(share.iommu), share.at)?;
         }
         Ok(args)
     }

@@ -2,7 +2,7 @@
 
 use super::args::{QemuArgs, json_string, qemu_escaped};
 use super::check::{AttachError, MAX_SOCKET_PATH_BYTES};
-use super::devices::{IOMMU_QUEUE_SIZE, IOMMU_QUEUES, NINEP_QUEUES, QemuAttachment};
+use super::devices::{IOMMU_QUEUE_SIZE, IOMMU_QUEUES, NINEP_QUEUES, QemuAttachment, ninep_queue_size};
 use super::machine::QemuMachine;
 use crate::{
     TransportKind, iommu,
@@ -59,7 +59,7 @@ impl QemuAttachment {
             let shape = Shape {
                 id: DEVICE_ID_9P,
                 queues: NINEP_QUEUES,
-                queue_size: share.queue_size(),
+                queue_size: ninep_queue_size(share.iommu),
                 config_size: share.tag.config_size(),
             };
             let place = Place { socket: &share.socket, at: share.at, transport: share.transport };

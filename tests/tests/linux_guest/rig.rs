@@ -9,7 +9,7 @@ use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
 use calgaryd::daemon::{Daemon, Signals};
 use calgaryd::device::iommu::{Iommu, IommuStatsSnapshot};
 use calgaryd::transport::TransportKind;
-use frontend_spec::attach::{NINEP_QUEUE_SIZE, TRANSLATED_NINEP_QUEUE_SIZE};
+use frontend_spec::attach::ninep_queue_size;
 use frontend_spec::pci::Bdf;
 use frontend_spec::viot::Viot;
 use iommu_calgary::TableSize;
@@ -144,7 +144,7 @@ impl Rig {
             "chardev": format!("chardev-{tag}"),
             "virtio-id": 9,
             "num_vqs": 1,
-            "vq_size": if share.iommu { TRANSLATED_NINEP_QUEUE_SIZE } else { NINEP_QUEUE_SIZE },
+            "vq_size": ninep_queue_size(share.iommu),
             "config_size": 2 + tag.len(),
             "iommu_platform": share.iommu,
         })
