@@ -89,6 +89,11 @@ impl Pages {
     }
 }
 
+/// The pages that a mapped buffer takes, and how many.
+fn whole_pages(address: DeviceAddr, bytes: usize) -> (DeviceAddr, u64) {
+    (address.page(), Pages::of(address.page_offset(), bytes).pages)
+}
+
 impl DomainMapper {
     /// A mapper for `domain`, to which the endpoint is attached, with the addresses of `iova`.
     #[must_use]
@@ -152,6 +157,10 @@ impl DomainMapper {
             return Err(error.into());
         }
         Ok(iova)
+    }
+
+    fn unmap_request(&self, first: DeviceAddr, pages: u64) -> Request {
+        Request::Unmap { domain: self.domain, first: first.0, last: first.0 + pages * PAGE - 1 }
     }
 
     /// Whether the MAPs of a request go with one kick.
@@ -230,7 +239,8 @@ impl DomainMapper {
             let reply = replies.next().map(|(request, reply)| accepted(*request, reply.status()?));
             if let Some(Err(error)) = reply {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error.into()));
-                iova.give_back(one.address.page(), Pages::of(one.address.page_offset(), one.bytes).pages);
+                let (first, pages) = whole_pages(one.address, one.bytes);
+                iova.give_back(first, pages);
                 return false;
             }
             true
@@ -242,14 +252,10 @@ impl DomainMapper {
     /// Ends all of `mapped` that does not stay, with one kick.
     fn unmap_together(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
         let State { iova, requests, replies, .. } = &mut *self.state();
-        let place = |end: &Mapped| (end.address.page(), Pages::of(end.address.page_offset(), end.bytes).pages);
+        let place = |end: &Mapped| whole_pages(end.address, end.bytes);
         mapped.retain(|end| !end.stays);
         requests.clear();
-        requests.extend(mapped.iter().map(place).map(|(first, pages)| Request::Unmap {
-            domain: self.domain,
-            first: first.0,
-            last: first.0 + pages * PAGE - 1,
-        }));
+        requests.extend(mapped.iter().map(place).map(|(first, pages)| self.unmap_request(first, pages)));
         if requests.is_empty() {
             return Ok(());
         }
@@ -289,9 +295,8 @@ impl DmaMapper for DomainMapper {
         if self.mapping == Mapping::Kept {
             return Ok(());
         }
-        let Pages { pages, .. } = Pages::of(address.page_offset(), bytes);
-        let iova = address.page();
-        let request = Request::Unmap { domain: self.domain, first: iova.0, last: iova.0 + pages * PAGE - 1 };
+        let (iova, pages) = whole_pages(address, bytes);
+        let request = self.unmap_request(iova, pages);
         let mut state = self.state();
         self.unmaps.fetch_add(1, Ordering::Relaxed);
         if self.mapping != Mapping::Lazy {
