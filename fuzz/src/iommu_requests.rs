@@ -66,8 +66,8 @@ pub fn run(data: &[u8]) {
     let setup = input.u8();
     let all = feature::MAP_UNMAP | feature::PROBE | feature::MMIO | feature::BYPASS_CONFIG;
     let negotiated = if setup & 0x40 == 0 { all } else { u64::from(input.u8()) & all };
-    rig.device.ack_features(negotiated);
     rig.device.reset();
+    rig.device.ack_features(negotiated);
     rig.iommu.set_bypass(false);
     rig.memory.clear_low();
     let layout = ring_at(RING_PAGE, setup & 1 != 0);

@@ -167,7 +167,6 @@ fn rig() -> &'static Mutex<Rig> {
         ];
         for device in &devices {
             device.set_memory(memory.ram());
-            device.ack_features(u64::MAX);
         }
         let rewriter = Rewriter::new(Arc::clone(&memory));
         Mutex::new(Rig { memory, devices, iommu, rewriter, _tree: tree })
@@ -212,6 +211,7 @@ pub fn run(data: &[u8]) {
             rig.iommu.faults().record(FaultRecord { endpoint, fault });
         }
     }
+    device.ack_features(u64::MAX);
     device.activate(queue, layout, base, Arc::new(Silence));
     rig.rewriter.during(rewrites, || {
         device.service(queue);
