@@ -1,5 +1,7 @@
 //! One exchange with a 9P server, and what every reply must be.
 
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
 use virtio_9p::wire::{Dialect, Message, NOTAG, Tversion};
 use virtio_9p::{Options, Outcome, Passthrough, PassthroughOptions, Readable, Segment, Server, Writable};
 
@@ -37,6 +39,42 @@ pub fn version_frame(dialect: Dialect) -> Vec<u8> {
 pub fn frame(kind: u8, tag: u16, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(7 + body.len()).expect("short");
     [&size.to_le_bytes()[..], &[kind], &tag.to_le_bytes(), body].concat()
+}
+
+/// A folder and its server, for one input after the other.
+pub struct Rig {
+    tree: Tree,
+    /// The server of the folder.
+    pub server: Server<Passthrough>,
+}
+
+impl Rig {
+    /// The one rig, with the folder as new and a session that has gone through `prelude`.
+    ///
+    /// # Panics
+    /// The folder cannot be opened, or a message of the prelude fails.
+    pub fn begin(prelude: &[Vec<u8>]) -> MutexGuard<'static, Rig> {
+        static RIG: OnceLock<Mutex<Rig>> = OnceLock::new();
+        let rig = RIG.get_or_init(|| {
+            let tree = Tree::new();
+            let server = server(&tree);
+            Mutex::new(Rig { tree, server })
+        });
+        let rig = rig.lock().expect("a finding ends the process");
+        rig.tree.rebuild();
+        must(&rig.server, prelude);
+        rig
+    }
+
+    /// Ends the session.
+    ///
+    /// # Panics
+    /// It left a fid, or something outside the shared folder is not as it was.
+    pub fn end(&self) {
+        self.server.reset();
+        assert_eq!(self.server.fid_count(), 0);
+        self.tree.check();
+    }
 }
 
 /// A server of `tree` that forgets nothing between inputs but what [`Server::reset`] makes it.
@@ -104,7 +142,7 @@ pub fn exchange(server: &Server<Passthrough>, request: &[u8], room: usize, cut: 
 ///
 /// # Panics
 /// One is refused.
-pub fn must(server: &Server<Passthrough>, frames: &[Vec<u8>]) {
+fn must(server: &Server<Passthrough>, frames: &[Vec<u8>]) {
     for request in frames {
         let reply = exchange(server, request, 8192, 11).expect("a reply");
         assert!(![RLERROR, RERROR].contains(&reply[4]), "{request:?} was refused");

@@ -2,28 +2,10 @@
 //!
 //! Checked: the reply obeys the framing rules, and nothing outside the shared folder is read or changed.
 
-use std::sync::{Mutex, OnceLock};
-
 use virtio_9p::wire::Dialect;
-use virtio_9p::{Passthrough, Server};
 
 use crate::input::Input;
-use crate::ninep::{dialect, exchange, frame, must, server, version_frame};
-use crate::tree::Tree;
-
-struct Rig {
-    tree: Tree,
-    server: Server<Passthrough>,
-}
-
-fn rig() -> &'static Mutex<Rig> {
-    static RIG: OnceLock<Mutex<Rig>> = OnceLock::new();
-    RIG.get_or_init(|| {
-        let tree = Tree::new();
-        let server = server(&tree);
-        Mutex::new(Rig { tree, server })
-    })
-}
+use crate::ninep::{Rig, dialect, exchange, frame, version_frame};
 
 /// The session that every frame meets: fid 0 is the root, 1 an open file, 2 an open folder, 3 a folder, 4 a link.
 pub(crate) fn prelude(dialect: Dialect) -> Vec<Vec<u8>> {
@@ -57,7 +39,6 @@ pub(crate) fn prelude(dialect: Dialect) -> Vec<Vec<u8>> {
 /// # Panics
 /// At a finding.
 pub fn run(data: &[u8]) {
-    let rig = rig().lock().expect("a finding ends the process");
     let mut input = Input::new(data);
     let (room, cut) = (usize::from(input.u16()), input.u8());
     let (room, dialect) = (room % 9000, dialect(room / 9000));
@@ -66,12 +47,9 @@ pub fn run(data: &[u8]) {
         let size = u32::try_from(request.len()).expect("short");
         request[..4].copy_from_slice(&size.to_le_bytes());
     }
-    rig.tree.rebuild();
-    must(&rig.server, &prelude(dialect));
+    let rig = Rig::begin(&prelude(dialect));
     exchange(&rig.server, &request, room, usize::from(cut >> 1));
-    rig.server.reset();
-    assert_eq!(rig.server.fid_count(), 0);
-    rig.tree.check();
+    rig.end();
 }
 
 /// One frame of each type that the prelude's fids can serve, in each dialect.

@@ -2,15 +2,11 @@
 //!
 //! Checked as for single frames, after each session.
 
-use std::sync::{Mutex, OnceLock};
-
 use virtio_9p::wire::Dialect;
-use virtio_9p::{Passthrough, Server};
 
 use crate::input::Input;
-use crate::ninep::{dialect, exchange, frame, must, server};
+use crate::ninep::{Rig, dialect, exchange, frame};
 use crate::ninep_frame::prelude;
-use crate::tree::Tree;
 
 /// Messages of one session at most.
 const MESSAGES: usize = 64;
@@ -152,20 +148,6 @@ fn fields_of(dialect: Dialect) -> &'static [(u8, &'static [Field])] {
     }
 }
 
-struct Rig {
-    tree: Tree,
-    server: Server<Passthrough>,
-}
-
-fn rig() -> &'static Mutex<Rig> {
-    static RIG: OnceLock<Mutex<Rig>> = OnceLock::new();
-    RIG.get_or_init(|| {
-        let tree = Tree::new();
-        let server = server(&tree);
-        Mutex::new(Rig { tree, server })
-    })
-}
-
 fn text(input: &mut Input<'_>, body: &mut Vec<u8>) {
     let choice = input.u8();
     let name = match choice {
@@ -248,12 +230,10 @@ fn message(input: &mut Input<'_>, dialect: Dialect) -> Vec<u8> {
 /// # Panics
 /// At a finding.
 pub fn run(data: &[u8]) {
-    let rig = rig().lock().expect("a finding ends the process");
     let (last, data) = data.split_last().unwrap_or((&0, data));
     let dialect = dialect(usize::from(*last));
     let mut input = Input::new(data);
-    rig.tree.rebuild();
-    must(&rig.server, &prelude(dialect));
+    let rig = Rig::begin(&prelude(dialect));
     for _ in 0..MESSAGES {
         if input.is_empty() {
             break;
@@ -263,9 +243,7 @@ pub fn run(data: &[u8]) {
         let room = if shape & 0x80 == 0 { 8192 } else { usize::from(shape & 0x3f) };
         exchange(&rig.server, &request, room, usize::from(shape & 0x1f));
     }
-    rig.server.reset();
-    assert_eq!(rig.server.fid_count(), 0);
-    rig.tree.check();
+    rig.end();
 }
 
 /// One message of each type, as frames.
