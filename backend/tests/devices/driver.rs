@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use calgaryd::ring::RingLayout;
-use calgaryd::transport::Interrupt;
+use calgaryd::transport::{Device, Interrupt};
 use frontend_spec::virtio::{Descriptor, USED_NO_NOTIFY, descriptor_flag};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::IntoBytes;
 
 /// Endpoint id of 00:06.0.
@@ -84,5 +85,14 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::yield_now();
+    }
+}
+
+/// What a transport does once: wakes the device if it asks for that.
+pub(crate) fn wake_if_asked(device: &dyn Device) {
+    let epoll = Epoll::new().unwrap();
+    epoll.ctl(ControlOperation::Add, device.wake_fd().unwrap(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+    if epoll.wait(0, &mut [EpollEvent::default()]).unwrap() > 0 {
+        device.wake();
     }
 }

@@ -4,3 +4,4 @@ mod cut_off;
 mod driver;
 mod out_of_reach;
 mod side_core;
+mod useless_event_buffers;

@@ -22,10 +22,9 @@ use virtio_9p::wire::{
 };
 use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::IntoBytes;
 
-use crate::driver::{BUFFERS, Deaf, ENDPOINT, Ring, until};
+use crate::driver::{BUFFERS, Deaf, ENDPOINT, Ring, until, wake_if_asked};
 
 /// Where the parts of a ring lie, each in a region of its own.
 const PARTS: [u64; 3] = [0x10_0000, 0x20_0000, 0x30_0000];
@@ -43,15 +42,6 @@ fn memory() -> GuestMemoryMmap {
 
 fn without(memory: &GuestMemoryMmap, part: u64) -> Arc<GuestRam> {
     GuestRam::new(&memory.remove_region(GuestAddress(part), PART_BYTES as u64).unwrap().0)
-}
-
-/// What a transport does once: wakes the device if it asks for that.
-fn wake_if_asked(device: &dyn Device) {
-    let epoll = Epoll::new().unwrap();
-    epoll.ctl(ControlOperation::Add, device.wake_fd().unwrap(), EpollEvent::new(EventSet::IN, 0)).unwrap();
-    if epoll.wait(0, &mut [EpollEvent::default()]).unwrap() > 0 {
-        device.wake();
-    }
 }
 
 /// A device with the ring `queue`, and requests in it that come while `missing` is not in memory.
