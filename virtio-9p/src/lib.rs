@@ -57,6 +57,6 @@ pub use fs::{
 };
 pub use name::Name;
 pub use passthrough::{IdRange, Passthrough, PassthroughError, PassthroughOptions, Security};
-pub use segment::{IoVectors, Readable, Segment, Writable};
+pub use segment::{IoVectors, Readable, Segment, View, Writable};
 pub use server::{Completed, FidUse, Options, Outcome, Server, Started};
 pub use stats::Stats;

@@ -58,7 +58,7 @@ unsafe impl Sync for Segment {}
 
 /// A stretch of a scatter list: `len` bytes that begin `skip` bytes into the first segment.
 #[derive(Debug, Clone, Copy)]
-struct View<'a> {
+pub struct View<'a> {
     segments: &'a [Segment],
     skip: usize,
     len: usize,
@@ -88,7 +88,8 @@ impl<'a> View<'a> {
 
     /// The part of at most `len` bytes from `offset`, shorter where the view ends.
     #[inline]
-    fn slice(mut self, offset: usize, len: usize) -> View<'a> {
+    #[must_use]
+    pub fn slice(mut self, offset: usize, len: usize) -> View<'a> {
         let offset = offset.min(self.len);
         self.len = len.min(self.len - offset);
         // Cannot overflow: both parts lie inside one sum of lengths that fits.
@@ -121,7 +122,8 @@ impl<'a> View<'a> {
         }
     }
 
-    fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
+    /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
+    pub fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
         let mut skip = self.skip;
         let mut left = self.len;
         let mut count = 0;
@@ -224,11 +226,10 @@ impl<'a> Readable<'a> {
         self.0.whole().map(|(start, len)| (start.cast_const(), len))
     }
 
-    /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
-    ///
-    /// They hold raw pointers and are meant for `pwritev` alone.
-    pub fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
-        self.0.vectors(room)
+    /// Its pieces, as raw pointers that are meant for `pwritev` alone.
+    #[inline]
+    pub fn view(&self) -> View<'a> {
+        self.0
     }
 }
 
@@ -326,11 +327,10 @@ impl<'a> Writable<'a> {
         self.0.whole()
     }
 
-    /// The first scatter entries, at most [`IO_VECTORS`], and how many bytes they cover.
-    ///
-    /// They hold raw pointers and are meant for `preadv` alone.
-    pub fn vectors<'b>(&self, room: &'b mut IoVectors) -> (&'b [libc::iovec], usize) {
-        self.0.vectors(room)
+    /// Its pieces, as raw pointers that are meant for `preadv` alone.
+    #[inline]
+    pub fn view(&self) -> View<'a> {
+        self.0
     }
 }
 
@@ -371,7 +371,7 @@ mod tests {
             let from = inner.min(expected.len());
             prop_assert_eq!(&*part.copy_to(inner, &mut out), &expected[from..]);
             let mut room = IoVectors::default();
-            let (vectors, covered) = part.vectors(&mut room);
+            let (vectors, covered) = part.view().vectors(&mut room);
             prop_assert_eq!(vectors.iter().map(|vector| vector.iov_len).sum::<usize>(), covered);
             prop_assert_eq!(covered, expected.len());
         }
@@ -410,7 +410,7 @@ mod tests {
         let mut bytes = [7_u8; 300];
         let segments = cut(&mut bytes, &[1; 299]);
         let mut room = IoVectors::default();
-        let (vectors, covered) = Readable::new(&segments).vectors(&mut room);
+        let (vectors, covered) = Readable::new(&segments).view().vectors(&mut room);
         assert_eq!((vectors.len(), covered), (IO_VECTORS, IO_VECTORS));
     }
 }

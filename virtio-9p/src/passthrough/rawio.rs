@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::errno::Errno;
 use crate::fs::LockRange;
-use crate::segment::{IoVectors, Readable, Writable};
+use crate::segment::{IoVectors, Readable, View, Writable};
 use crate::wire::LockType;
 
 /// Size of a page in bytes, or a part of one.
@@ -54,9 +54,22 @@ fn file_offset(offset: u64, done: usize) -> Result<libc::off_t, Errno> {
         .ok_or(Errno::EINVAL)
 }
 
-fn vector_count(vectors: &[libc::iovec]) -> libc::c_int {
+/// Moves bytes of `data` behind the first `done` by one `call`, with vectors, their number and a position in the file.
+/// Returns how many were moved and how many it was given.
+#[inline]
+fn move_some(
+    data: View<'_>,
+    offset: u64,
+    done: usize,
+    call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
+) -> Result<(usize, usize), Errno> {
+    let mut room = IoVectors::default();
+    let (vectors, asked) = data.slice(done, usize::MAX).vectors(&mut room);
     // At most `IO_VECTORS`.
-    libc::c_int::try_from(vectors.len()).unwrap_or(0)
+    let count = libc::c_int::try_from(vectors.len()).unwrap_or(0);
+    let at = file_offset(offset, done)?;
+    let moved = retry(|| counted(call(vectors.as_ptr(), count, at)))?;
+    Ok((moved, asked))
 }
 
 /// Reads from `offset` straight into `data`; short at the end of the file.
@@ -73,16 +86,10 @@ pub(super) fn read(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Resu
 
 fn read_pieces(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<usize, Errno> {
     pieces(data.len(), |done| {
-        let mut room = IoVectors::default();
-        let rest = data.slice(done, usize::MAX);
-        let (vectors, asked) = rest.vectors(&mut room);
-        let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
-        let moved = retry(|| {
+        move_some(data.view(), offset, done, |vectors, count, at| {
             // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::preadv(fd.as_raw_fd(), vectors.as_ptr(), count, at) })
-        })?;
-        Ok((moved, asked))
+            unsafe { libc::preadv(fd.as_raw_fd(), vectors, count, at) }
+        })
     })
 }
 
@@ -100,16 +107,10 @@ pub(super) fn write(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Res
 
 fn write_pieces(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<usize, Errno> {
     pieces(data.len(), |done| {
-        let mut room = IoVectors::default();
-        let rest = data.slice(done, usize::MAX);
-        let (vectors, asked) = rest.vectors(&mut room);
-        let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
-        let moved = retry(|| {
+        move_some(data.view(), offset, done, |vectors, count, at| {
             // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::pwritev(fd.as_raw_fd(), vectors.as_ptr(), count, at) })
-        })?;
-        Ok((moved, asked))
+            unsafe { libc::pwritev(fd.as_raw_fd(), vectors, count, at) }
+        })
     })
 }
 
@@ -129,17 +130,12 @@ pub(super) enum Now {
 pub(super) fn read_now(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> Result<Now, Errno> {
     let mut done = 0;
     loop {
-        let mut room = IoVectors::default();
-        let rest = data.slice(done, usize::MAX);
-        let (vectors, _) = rest.vectors(&mut room);
-        let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
-        let moved = retry(|| {
+        let moved = move_some(data.view(), offset, done, |vectors, count, at| {
             // SAFETY: the vectors describe writable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::preadv2(fd.as_raw_fd(), vectors.as_ptr(), count, at, libc::RWF_NOWAIT) })
+            unsafe { libc::preadv2(fd.as_raw_fd(), vectors, count, at, libc::RWF_NOWAIT) }
         });
         match moved {
-            Ok(moved) => {
+            Ok((moved, _)) => {
                 done += moved;
                 if moved == 0 || done >= data.len() || file_offset(offset, done)? % PAGE != 0 {
                     return Ok(Now::Moved(done));
@@ -157,16 +153,10 @@ pub(super) fn read_now(fd: BorrowedFd<'_>, offset: u64, data: &Writable<'_>) -> 
 /// Writes as much as memory takes at once; what it took is written, and a part is a whole answer.
 pub(super) fn write_now(fd: BorrowedFd<'_>, offset: u64, data: &Readable<'_>) -> Result<Now, Errno> {
     let written = pieces(data.len(), |done| {
-        let mut room = IoVectors::default();
-        let rest = data.slice(done, usize::MAX);
-        let (vectors, asked) = rest.vectors(&mut room);
-        let at = file_offset(offset, done)?;
-        let count = vector_count(vectors);
-        let moved = retry(|| {
+        move_some(data.view(), offset, done, |vectors, count, at| {
             // SAFETY: the vectors describe readable memory by the contract of `Segment::new`, alive as long as `data`.
-            counted(unsafe { libc::pwritev2(fd.as_raw_fd(), vectors.as_ptr(), count, at, libc::RWF_NOWAIT) })
-        })?;
-        Ok((moved, asked))
+            unsafe { libc::pwritev2(fd.as_raw_fd(), vectors, count, at, libc::RWF_NOWAIT) }
+        })
     });
     match written {
         Ok(written) => Ok(Now::Moved(written)),
