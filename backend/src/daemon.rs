@@ -55,7 +55,7 @@ pub struct Daemon {
     shares: Vec<(MountTag, Arc<ShareDevice>)>,
     listening: Option<Arc<Listening>>,
     stop: StopHandle,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// How the daemon sits in its process.
@@ -143,20 +143,21 @@ impl Daemon {
     }
 
     /// Waits until a signal stops the daemon.
-    pub fn wait(mut self) {
-        self.join();
+    ///
+    /// # Errors
+    /// It has ended for another reason: nothing is served any more.
+    pub fn wait(mut self) -> io::Result<()> {
+        self.join()
     }
 
     /// Stops serving: connections are closed, sockets removed.
-    pub fn stop(mut self) {
-        self.stop.stop();
-        self.join();
+    pub fn stop(self) {
+        drop(self);
     }
 
-    fn join(&mut self) {
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            warn!("the supervisor ended abnormally");
-        }
+    fn join(&mut self) -> io::Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the supervisor panicked")))
     }
 }
 
@@ -164,7 +165,9 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.stop.stop();
-            self.join();
+            if let Err(cause) = self.join() {
+                warn!("{cause}");
+            }
         }
     }
 }

@@ -241,20 +241,19 @@ impl Supervisor {
     }
 
     /// Serves until it is stopped; then closes connections and removes sockets.
-    pub fn run(self) {
-        let mut manager = match EventManager::<Self>::new() {
-            Ok(manager) => manager,
-            Err(cause) => {
-                error!("cannot make an event loop: {cause:?}");
-                return;
-            }
-        };
+    ///
+    /// # Errors
+    /// The event loop cannot be made or fails; connections and sockets are gone all the same.
+    pub fn run(self) -> io::Result<()> {
+        let mut manager = EventManager::<Self>::new()
+            .map_err(|cause| io::Error::other(format!("cannot make an event loop: {cause:?}")))?;
         let id = manager.add_subscriber(self);
+        let mut outcome = Ok(());
         while manager.subscriber_mut(id).is_ok_and(|supervisor| !supervisor.stopped) {
             if let Err(event_manager::Error::Epoll(cause)) = manager.run()
                 && cause.errno() != Errno::INTR.raw_os_error()
             {
-                error!("the event loop failed: {cause}");
+                outcome = Err(io::Error::other(format!("the event loop failed: {cause}")));
                 break;
             }
         }
@@ -264,6 +263,7 @@ impl Supervisor {
             }
             (supervisor.counters)();
         }
+        outcome
     }
 
     fn on_signal(&mut self) {

@@ -198,6 +198,5 @@ pub(super) fn serve(config: ServeConfig, confinement: Confinement, syscalls: Opt
         (Err(cause), None) => warn!("{cause}"),
     }
     service_manager::ready();
-    daemon.wait();
-    Ok(())
+    daemon.wait().map_err(|cause| Failure::Runtime(format!("no longer serving: {cause}; start the daemon again")))
 }

@@ -1,5 +1,5 @@
 use std::io::Read;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,7 +64,7 @@ impl Device for Idle {
 struct Scene {
     folder: tempfile::TempDir,
     stop: StopHandle,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<io::Result<()>>,
     resets: mpsc::Receiver<()>,
 }
 
@@ -89,10 +89,15 @@ impl Scene {
     /// The supervisor still does what it is asked.
     fn stop(self) {
         self.stop.stop();
+        self.end().unwrap();
+    }
+
+    /// How the supervisor ends.
+    fn end(self) -> io::Result<()> {
         let (done, told) = mpsc::channel();
         let thread = self.thread;
-        std::thread::spawn(move || done.send(thread.join().is_ok()));
-        assert_eq!(told.recv_timeout(PATIENCE), Ok(true), "the supervisor hangs");
+        std::thread::spawn(move || done.send(thread.join().unwrap()));
+        told.recv_timeout(PATIENCE).expect("the supervisor hangs")
     }
 }
 
@@ -125,4 +130,33 @@ fn after_a_front_end_that_could_not_be_served_the_next_one_is() {
     drop(scene.connect());
     scene.resets.recv_timeout(PATIENCE).unwrap();
     scene.stop();
+}
+
+/// The descriptor of the event loop that watches all of `watched`, once there is one.
+fn event_loop_of(watched: &[RawFd]) -> RawFd {
+    let watched_in = |line: &str| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse::<RawFd>().ok();
+    loop {
+        for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+            // Other tests close theirs meanwhile.
+            let Ok(info) = std::fs::read_to_string(entry.path()) else { continue };
+            let found: Vec<_> = info.lines().filter_map(watched_in).collect();
+            if watched.iter().all(|fd| found.contains(fd)) {
+                return entry.file_name().to_str().unwrap().parse().unwrap();
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_event_loop_that_fails_is_no_orderly_end() {
+    let mut watched = Vec::new();
+    let scene = Scene::new(false, |port, _| watched.extend([port.timer.as_raw_fd(), port.ended.as_raw_fd()]));
+    // SAFETY: the supervisor's descriptor stays open, and stays the supervisor's to close.
+    let mut event_loop = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(event_loop_of(&watched)) });
+    rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut event_loop).unwrap();
+    // If it waits in the one that it had, it does so until there is something to do.
+    let _client = UnixStream::connect(scene.folder.path().join("s"));
+    let cause = scene.end().unwrap_err().to_string();
+    assert!(cause.contains("the event loop failed"), "{cause}");
 }
