@@ -120,6 +120,7 @@ impl Daemon {
         };
         let counters = counters(iommu.clone(), shares.clone(), listening.clone());
         let (supervisor, stop) = Supervisor::new(ports, signals == Signals::Handle, counters)?;
+        let supervisor = supervisor.with_listening(listening.clone());
         let thread = std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || supervisor.run())?;
         Ok(Self { iommu, shares, listening, stop, thread: Some(thread) })
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{error, info, warn};
@@ -20,6 +20,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::listen::Listening;
 use crate::service_manager;
 use crate::transport::socket::BoundSocket;
 use crate::transport::vhost_user::{Connection, RingWindow};
@@ -38,8 +39,8 @@ use timer::Timer;
 pub const LINGER: Duration = Duration::from_secs(30);
 /// How long a front end is left in the backlog when nothing is left to serve it with.
 const BREATHER: Duration = Duration::from_millis(100);
-/// How long a stop waits for connections to end; one may be inside a slow file operation.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a stop waits for all connections together to end; one may be inside a slow file operation.
+pub const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Event data: the first numbers are the supervisor's own, then three per port.
 const STOP: u32 = 0;
@@ -182,11 +183,17 @@ impl Port {
         Ok((Box::new(move || ender.end()), Box::new(move || connection.run())))
     }
 
-    /// Ends the connection, if there is one, and waits for it within reason.
-    fn close(&mut self) {
+    /// Asks the connection, if there is one, to end.
+    fn end(&self) {
+        if let Some(running) = &self.running {
+            (running.end)();
+        }
+    }
+
+    /// Waits until `deadline` for the connection's end.
+    fn wait_for_end(&mut self, deadline: Instant) {
         let Some(running) = self.running.take() else { return };
-        (running.end)();
-        if running.done.recv_timeout(STOP_LIMIT).is_ok() {
+        if running.done.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {
             let _ = running.thread.join();
         } else {
             warn!("{}: a request is still running; leaving without it", self.name());
@@ -220,8 +227,11 @@ pub struct Supervisor {
     ports: Vec<Port>,
     stop: EventFd,
     signals: Option<SignalSource>,
+    /// Clients that are no front ends.
+    listening: Option<Arc<Listening>>,
     counters: Box<dyn Fn() + Send>,
     stopped: bool,
+    stop_limit: Duration,
 }
 
 impl Supervisor {
@@ -237,7 +247,15 @@ impl Supervisor {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let handle = StopHandle(stop.try_clone()?);
         let signals = if handle_signals { Some(SignalSource::new()?) } else { None };
-        Ok((Self { ports, stop, signals, counters, stopped: false }, handle))
+        let supervisor =
+            Self { ports, stop, signals, listening: None, counters, stopped: false, stop_limit: STOP_LIMIT };
+        Ok((supervisor, handle))
+    }
+
+    /// The same, which stops `listening` too, at the same time as the ports.
+    #[must_use]
+    pub fn with_listening(self, listening: Option<Arc<Listening>>) -> Self {
+        Self { listening, ..self }
     }
 
     /// Serves until it is stopped; then closes connections and removes sockets.
@@ -258,12 +276,22 @@ impl Supervisor {
             }
         }
         if let Ok(mut supervisor) = manager.remove_subscriber(id) {
-            for port in &mut supervisor.ports {
-                port.close();
-            }
+            supervisor.close();
             (supervisor.counters)();
         }
         outcome
+    }
+
+    /// Ends all connections. One that hangs takes no time from the others: all are asked first, then waited for together.
+    fn close(&mut self) {
+        self.ports.iter().for_each(Port::end);
+        if let Some(listening) = &self.listening {
+            listening.end();
+        }
+        let deadline = Instant::now() + self.stop_limit;
+        for port in &mut self.ports {
+            port.wait_for_end(deadline);
+        }
     }
 
     fn on_signal(&mut self) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, warn};
 
@@ -13,9 +13,6 @@ use super::service::ListenPort;
 use super::session::Session;
 use super::stream::Stream;
 use crate::device::throttle::{Throttle, warn_throttled};
-
-/// How long a stop waits for connections to end; one may be inside a slow file operation.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Counters of all addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,13 +133,16 @@ impl Clients {
         spawned.map(drop)
     }
 
-    /// Ends every connection and waits for their threads within reason.
-    pub(super) fn close(&self) {
-        let mut list = self.lock();
-        for client in list.iter() {
+    /// Asks every connection to end.
+    pub(super) fn end(&self) {
+        for client in self.lock().iter() {
             client.stream.close();
         }
-        let deadline = Instant::now() + STOP_LIMIT;
+    }
+
+    /// Waits until `deadline` for the threads of all connections.
+    pub(super) fn wait_for_end(&self, deadline: Instant) {
+        let mut list = self.lock();
         while !list.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use log::{error, info, warn};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -13,6 +14,7 @@ use super::ListenAddress;
 use super::clients::Clients;
 use super::listener::Listener;
 use super::session::Session;
+use crate::supervisor::STOP_LIMIT;
 
 /// How long to leave clients in the backlog when no descriptor or thread is left for them.
 const BREATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -41,6 +43,8 @@ pub struct Listening {
     clients: Arc<Clients>,
     addresses: Vec<(String, ListenAddress)>,
     stop: Arc<OwnedFd>,
+    /// When it was asked to end.
+    asked: OnceLock<Instant>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,7 +66,7 @@ impl Listening {
         let thread = std::thread::Builder::new().name("listen".to_owned()).spawn(move || {
             accept_all(&ports, &stopped, &served);
         })?;
-        Ok(Self { clients, addresses, stop, thread: Some(thread) })
+        Ok(Self { clients, addresses, stop, asked: OnceLock::new(), thread: Some(thread) })
     }
 
     /// Who listens where, with the ports that the kernel chose.
@@ -76,15 +80,24 @@ impl Listening {
     pub fn clients(&self) -> &Arc<Clients> {
         &self.clients
     }
+
+    /// Asks all connections to end, and takes no more; returns at once. The wait for them begins with the first time.
+    pub(crate) fn end(&self) -> Instant {
+        let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+        self.clients.end();
+        *self.asked.get_or_init(Instant::now)
+    }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+        let asked = self.end();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             error!("the thread that accepts clients ended abnormally");
         }
-        self.clients.close();
+        // One may have come in between.
+        self.clients.end();
+        self.clients.wait_for_end(asked + STOP_LIMIT);
     }
 }
 

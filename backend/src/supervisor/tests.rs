@@ -1,12 +1,15 @@
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
+
+use zerocopy::IntoBytes;
 
 use super::*;
 use crate::memory::GuestRam;
 use crate::ring::RingLayout;
+use crate::transport::vfio_user::wire::Header;
 use crate::transport::{Identity, Interrupt};
 
 /// A bound, not an expectation.
@@ -16,7 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Idle {
     identity: Identity,
     is_refused: AtomicBool,
-    resets: Mutex<mpsc::Sender<()>>,
+    on_reset: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Idle {
+    fn new(on_reset: impl Fn() + Send + Sync + 'static) -> Self {
+        let identity = Identity { name: "idle".to_owned(), virtio_id: 9, queue_sizes: vec![8] };
+        Self { identity, is_refused: AtomicBool::new(false), on_reset: Box::new(on_reset) }
+    }
 }
 
 impl Device for Idle {
@@ -56,7 +66,7 @@ impl Device for Idle {
     }
 
     fn reset(&self) {
-        let _ = self.resets.lock().unwrap().send(());
+        (self.on_reset)();
     }
 }
 
@@ -73,8 +83,11 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let (sender, resets) = mpsc::channel();
-        let identity = Identity { name: "idle".to_owned(), virtio_id: 9, queue_sizes: vec![8] };
-        let device = Idle { identity, is_refused: AtomicBool::new(is_refused), resets: Mutex::new(sender) };
+        let sender = Mutex::new(sender);
+        let device = Idle::new(move || {
+            let _ = sender.lock().unwrap().send(());
+        });
+        device.is_refused.store(is_refused, Ordering::Relaxed);
         let mut port = Port::new(Arc::new(device), BoundSocket::bind(&path).unwrap(), Protocol::VfioUser).unwrap();
         prepare(&mut port, &path);
         let (supervisor, stop) = Supervisor::new(vec![port], false, Box::new(|| {})).unwrap();
@@ -94,11 +107,15 @@ impl Scene {
 
     /// How the supervisor ends.
     fn end(self) -> io::Result<()> {
-        let (done, told) = mpsc::channel();
-        let thread = self.thread;
-        std::thread::spawn(move || done.send(thread.join().unwrap()));
-        told.recv_timeout(PATIENCE).expect("the supervisor hangs")
+        ended(self.thread)
     }
+}
+
+/// What the supervisor on `thread` ended with.
+fn ended(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    let (done, told) = mpsc::channel();
+    std::thread::spawn(move || done.send(thread.join().unwrap()));
+    told.recv_timeout(PATIENCE).expect("the supervisor hangs")
 }
 
 /// A client that has been given up reads the end of its stream.
@@ -146,6 +163,36 @@ fn event_loop_of(watched: &[RawFd]) -> RawFd {
         }
         std::thread::yield_now();
     }
+}
+
+/// A message that is answered, and the wait for the answer: the client's connection is served.
+fn ask(mut client: &UnixStream) {
+    let message = Header { command: u16::MAX.into(), size: 16.into(), ..Header::default() };
+    client.write_all(message.as_bytes()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.read_exact(&mut [0; Header::SIZE]).unwrap();
+}
+
+#[test]
+fn a_stop_asks_all_connections_to_end_before_it_waits_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let all_end = Arc::new(Barrier::new(3));
+    let paths = [0, 1, 2].map(|number| folder.path().join(number.to_string()));
+    let ports = paths.each_ref().map(|path| {
+        // No connection ends before all do.
+        let all_end = all_end.clone();
+        let device = Idle::new(move || {
+            all_end.wait();
+        });
+        Port::new(Arc::new(device), BoundSocket::bind(path).unwrap(), Protocol::VfioUser).unwrap()
+    });
+    let (mut supervisor, stop) = Supervisor::new(ports.into(), false, Box::new(|| {})).unwrap();
+    supervisor.stop_limit = 2 * PATIENCE;
+    let thread = std::thread::spawn(move || supervisor.run());
+    let clients = paths.each_ref().map(|path| UnixStream::connect(path).unwrap());
+    clients.iter().for_each(ask);
+    stop.stop();
+    ended(thread).unwrap();
 }
 
 #[test]
