@@ -2,20 +2,21 @@
 //!
 //! The worker of `vhost-user-backend` waits for kicks by epoll and then reads them. Between the two a front end can stop the
 //! ring and start it again with another descriptor, which has nothing to read: the worker would end, or block, and the device
-//! with it. So a kick is read without waiting, and finding none is no error: a spurious call is harmless.
+//! with it. A front end can also make its descriptor one that blocks. So a kick is read without waiting, whatever the
+//! descriptor says, and finding none is no error: a spurious call is harmless.
 //!
 //! The descriptor for interrupts is kept here, not in the crate's vring, which would wait for a front end whose counter is full.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::Error as QueueError;
 
 use super::Memory;
-use crate::transport::eventfd::{adopt, fire};
+use crate::transport::eventfd::{adopt, fire, take};
 
 type Inner = VringMutex<Memory>;
 
@@ -107,25 +108,32 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_kick(&self, file: Option<File>) {
-        if let Some(file) = &file
-            && let Err(cause) = not_blocking(file)
-        {
-            log::warn!("cannot make a kick's descriptor non-blocking: {cause}");
-        }
-        self.ring.set_kick(file);
+        let kick = file.and_then(|file| {
+            let refused =
+                |cause: &io::Error| log::warn!("a queue does not start: its kick descriptor: {cause}; pass an eventfd");
+            adopt(file.into()).inspect_err(refused).ok()
+        });
+        self.ring.set_kick(kick.map(File::from));
     }
 
     fn read_kick(&self) -> io::Result<bool> {
-        match self.ring.read_kick() {
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(self.ring.get_ref().is_enabled()),
-            kick => kick,
+        let ring = self.ring.get_ref();
+        if let Some(kick) = ring.get_kick() {
+            // SAFETY: the ring, which owns the descriptor, is locked for as long as the borrow lasts.
+            let kick = unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) };
+            match take(kick) {
+                Err(cause) if cause.kind() != io::ErrorKind::WouldBlock => return Err(cause),
+                _ => {}
+            }
         }
+        Ok(ring.is_enabled())
     }
 
     fn set_call(&self, file: Option<File>) {
         let call = file.and_then(|file| {
-            let refused =
-                |cause: &io::Error| log::warn!("a queue goes without interrupts: its call descriptor: {cause}");
+            let refused = |cause: &io::Error| {
+                log::warn!("a queue goes without interrupts: its call descriptor: {cause}; pass an eventfd");
+            };
             adopt(file.into()).inspect_err(refused).ok()
         });
         *self.call.lock().unwrap_or_else(PoisonError::into_inner) = call;
@@ -136,17 +144,10 @@ impl VringT<Memory> for Vring {
     }
 }
 
-fn not_blocking(file: &File) -> rustix::io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{FromRawFd, IntoRawFd};
-
+    use rustix::event::{EventfdFlags, eventfd};
     use vm_memory::GuestMemoryMmap;
-    use vmm_sys_util::eventfd::EventFd;
 
     use super::*;
     use crate::transport::Interrupt;
@@ -170,18 +171,29 @@ mod tests {
     }
 
     #[test]
-    fn a_kick_that_is_gone_ends_nothing_even_on_a_blocking_descriptor() {
+    fn a_kick_that_is_gone_ends_nothing_and_is_not_waited_for() {
         let vring = Vring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
-        vring.set_enabled(true);
-        let kick = EventFd::new(0).unwrap();
-        let theirs = kick.try_clone().unwrap();
-        // SAFETY: the descriptor was just given up by its owner.
-        vring.set_kick(Some(unsafe { File::from_raw_fd(kick.into_raw_fd()) }));
-        assert!(vring.read_kick().unwrap());
-        theirs.write(1).unwrap();
-        assert!(vring.read_kick().unwrap());
-        assert!(vring.read_kick().unwrap());
-        vring.set_enabled(false);
-        assert!(!vring.read_kick().unwrap());
+        let theirs = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        vring.set_kick(Some(theirs.try_clone().unwrap().into()));
+        rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+        let (done, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            vring.set_enabled(true);
+            assert!(vring.read_kick().unwrap());
+            rustix::io::write(&theirs, &1_u64.to_ne_bytes()).unwrap();
+            assert!(vring.read_kick().unwrap());
+            assert!(vring.read_kick().unwrap());
+            vring.set_enabled(false);
+            assert!(!vring.read_kick().unwrap());
+            done.send(()).unwrap();
+        });
+        told.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for a kick, or fails");
+    }
+
+    #[test]
+    fn a_kick_that_is_no_eventfd_is_refused() {
+        let vring = Vring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
+        vring.set_kick(Some(tempfile::tempfile().unwrap()));
+        assert!(vring.get_ref().get_kick().is_none());
     }
 }
