@@ -70,6 +70,7 @@ fn a_mistake_is_one_line_and_status_2() {
         (vec!["viot", "--output", "/dev/null"], "--endpoint"),
         (vec!["viot", "--endpoint", "00:05.0", "--output", "/dev/null"], "00:05.0"),
         (vec!["viot", "--endpoint", "six", "--output", "/dev/null"], "BB:DD.F"),
+        (vec!["acpi", "--endpoint", "00:06.0", "--address", "0xfffff000", "--output", "/dev/null"], "below 4 GiB"),
         (vec!["demo", "--no-vm", "--kernel", "x"], "--kernel"),
     ];
     for (args, hint) in cases {

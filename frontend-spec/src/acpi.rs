@@ -57,12 +57,33 @@ pub struct MicrovmTables {
     pub viot: Viot,
 }
 
+/// Why there are no tables.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcpiError {
+    /// The topology has none.
+    #[error(transparent)]
+    Viot(#[from] ViotError),
+    /// They are larger than what the kernel sets aside.
+    #[error(
+        "the tables have {0} bytes and the kernel sets {IMAGE_BYTES} aside for them; put fewer devices behind the IOMMU, or \
+         give those on PCI consecutive addresses"
+    )]
+    TooLarge(usize),
+    /// They would not end below 4 GiB.
+    #[error("tables at {0:#x} would not end below 4 GiB; load them at a lower address, such as 0x10000000")]
+    Address(u32),
+}
+
 impl MicrovmTables {
-    /// The image, root pointer first, to be loaded at [`MicrovmTables::address`].
+    /// The image, root pointer first, to be loaded at [`MicrovmTables::address`]: at most [`IMAGE_BYTES`], which is what
+    /// the kernel is told to set aside.
     ///
     /// # Errors
-    /// See [`ViotError`].
-    pub fn encode(&self) -> Result<Vec<u8>, ViotError> {
+    /// See [`AcpiError`].
+    pub fn encode(&self) -> Result<Vec<u8>, AcpiError> {
+        if u64::from(self.address) + IMAGE_BYTES > 1 << 32 {
+            return Err(AcpiError::Address(self.address));
+        }
         let mut image = Image { address: u64::from(self.address), bytes: vec![0; Rsdp::len()] };
         let dsdt = image.put(&dsdt());
         let tables = [image.put(&fadt(dsdt)), image.put(&madt(self.cpus)), image.put(&self.viot.encode()?)];
@@ -71,7 +92,10 @@ impl MicrovmTables {
         let xsdt = image.put(&bytes(&xsdt));
         let root = bytes(&Rsdp::new(OEM, xsdt));
         image.bytes[..root.len()].copy_from_slice(&root);
-        Ok(image.bytes)
+        match image.bytes.len() {
+            len if len as u64 > IMAGE_BYTES => Err(AcpiError::TooLarge(len)),
+            _ => Ok(image.bytes),
+        }
     }
 
     /// What the kernel's command line must say so that it takes these tables for the machine's.
@@ -176,12 +200,12 @@ fn virtio_device(device: u8, code: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use crate::place::Place;
+    use crate::{pci::Bdf, place::Place};
 
     use super::*;
 
     fn tables() -> MicrovmTables {
-        let place = |device: u8| Place::mmio(crate::pci::Bdf::new(0, device, 0).unwrap(), microvm_registers(device));
+        let place = |device: u8| Place::mmio(Bdf::new(0, device, 0).unwrap(), microvm_registers(device));
         MicrovmTables { address: 0x1000_0000, cpus: 2, viot: Viot::new(place(5)).endpoint(place(6)) }
     }
 
@@ -212,7 +236,6 @@ mod tests {
     #[test]
     fn a_kernel_finds_every_table_from_the_root() {
         let image = tables().encode().unwrap();
-        assert!((image.len() as u64) < IMAGE_BYTES);
         let found = walk(&image, 0x1000_0000);
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["FACP", "APIC", "VIOT", "DSDT"]);
@@ -225,6 +248,32 @@ mod tests {
         // Two processors of 8 bytes, two I/O APICs of 12.
         assert_eq!(found[1].1.len(), 44 + 2 * 8 + 2 * 12);
         assert_eq!(found[2].1, tables().viot.encode().unwrap());
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_set_aside_is_refused() {
+        let with = |endpoints: u16| {
+            // Every second function: each is a run of its own.
+            let endpoints = (0..endpoints).map(|number| Bdf::from_u16(0x100 + 2 * number));
+            let viot = Viot::new(Bdf::from_u16(0x28)).endpoints(endpoints);
+            MicrovmTables { cpus: u8::MAX, viot, ..tables() }.encode()
+        };
+        let refused = (1..).find_map(|endpoints| match with(endpoints) {
+            Ok(image) => {
+                assert!(image.len() as u64 <= IMAGE_BYTES);
+                None
+            }
+            Err(refused) => Some(refused),
+        });
+        // A run takes 24 bytes, and what follows is aligned.
+        let most = usize::try_from(IMAGE_BYTES).unwrap() + 24 + ALIGNMENT;
+        assert!(matches!(refused, Some(AcpiError::TooLarge(len)) if len <= most), "{refused:?}");
+        let last = u32::MAX - 0x3fff;
+        assert!(MicrovmTables { address: last, ..tables() }.encode().is_ok());
+        assert_eq!(
+            MicrovmTables { address: last + 0x1000, ..tables() }.encode(),
+            Err(AcpiError::Address(last + 0x1000))
+        );
     }
 
     #[test]
