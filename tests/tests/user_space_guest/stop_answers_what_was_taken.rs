@@ -55,6 +55,40 @@ fn a_pause_does_not_wait_for_ever_and_says_that_the_outcome_is_unknown() {
 }
 
 #[test]
+fn what_was_answered_before_it_began_never_begins() {
+    let mut bench = Bench::new(Gate::slow(), Duration::from_secs(60), |share| {
+        share.with_max_inflight(1).with_landing_limit(Duration::from_millis(20))
+    });
+    let submit = |bench: &mut Bench| {
+        let client = &mut bench.guest.shares[0].client;
+        let read = client.submit(Call::read(ROOT_FID, 0, 64)).unwrap();
+        client.kick().unwrap();
+        read
+    };
+    // The first read keeps the only thread, so that the second one waits for it, from one pause to the next.
+    for begins in [true, false] {
+        let read = submit(&mut bench);
+        if begins {
+            bench.begun.recv().unwrap();
+        }
+        while bench.share.stats().offloaded < if begins { 1 } else { 2 } {
+            std::thread::yield_now();
+        }
+        let client = &mut bench.guest.shares[0].client;
+        let base = client.stop().unwrap();
+        client.resume(base).unwrap();
+        assert_eq!(client.collect(read).unwrap_err().errno(), Some(EIO));
+    }
+    let third = submit(&mut bench);
+    for _ in 0..3 {
+        bench.open.send(()).unwrap();
+    }
+    let client = &mut bench.guest.shares[0].client;
+    assert_eq!(client.collect(third).unwrap().data().unwrap(), CONTENT);
+    assert_eq!(bench.begun.try_iter().count(), 1, "a request began of which the guest has its answer");
+}
+
+#[test]
 fn a_pause_does_not_wait_for_ever_for_a_lock_that_is_being_tried() {
     let (mut bench, lock) = tried(|share| share.with_landing_limit(Duration::from_millis(20)));
     let client = &mut bench.guest.shares[0].client;

@@ -42,6 +42,13 @@ impl<F: FileSystem> ShareDevice<F> {
         }
     }
 
+    /// Takes out everything in flight. What has not begun does not begin any more: it would find the fids of another session,
+    /// and the driver has its answer or is gone.
+    pub(super) fn give_up_all(&self, worker: &mut Worker) -> Vec<Flight> {
+        self.pool.withdraw(|job| matches!(job, Job::Answer(_)));
+        worker.flights.take_all()
+    }
+
     /// Gives back what the workers have finished, and hands over what waited for it.
     pub(super) fn collect(&self, worker: &mut Worker) -> Result<(), RingError> {
         let mut outcome = Ok(());
@@ -146,7 +153,7 @@ impl<F: FileSystem> ShareDevice<F> {
                 break;
             }
         }
-        for Flight { head, reply_to, claims, .. } in worker.flights.take_all() {
+        for Flight { head, reply_to, claims, .. } in self.give_up_all(worker) {
             warn!("{}: a request is still running as the queue stops; it is answered EIO", self.identity.name);
             let mut reply = [0; LOCK_REPLY];
             let room = &mut reply[..short_room(&reply_to)];

@@ -286,7 +286,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
         self.control(|worker| {
             let ring = Ring::new(layout, base);
             // Whatever a transport left here without a stop is nobody's any more.
-            worker.flights.take_all();
+            self.give_up_all(worker);
             if base == 0 {
                 // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
                 let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);

@@ -60,6 +60,11 @@ impl<J: Send + 'static> Pool<J> {
         }
         Ok(())
     }
+
+    /// Drops those of `which` that no thread has begun.
+    pub(super) fn withdraw(&self, which: impl Fn(&J) -> bool) {
+        self.shared.lock().jobs.retain(|job| !which(job));
+    }
 }
 
 impl<J> Drop for Pool<J> {
