@@ -136,6 +136,14 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// One that outlived a test that failed would hold the test's output open.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn serve_ends_cleanly_on_sigterm_and_counts_on_sigusr1() {
     let folder = tempfile::tempdir().unwrap();

@@ -55,6 +55,14 @@ impl Served {
     }
 }
 
+impl Drop for Served {
+    /// One that outlived a test that failed would hold the test's output open.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A GET_FEATURES is answered on `socket`: request 1, version 1, no payload.
 fn answers(socket: &Path) {
     let mut stream = UnixStream::connect(socket).unwrap();

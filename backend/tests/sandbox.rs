@@ -188,6 +188,14 @@ impl Served {
     }
 }
 
+impl Drop for Served {
+    /// One that outlived a test that failed would hold the test's output open.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// One operation of each kind, behind the IOMMU.
 fn work(guest: &mut Session) {
     let client = &mut guest.shares[0].client;
