@@ -48,11 +48,12 @@ fn a_mistake_is_one_line_and_status_2() {
     let elsewhere = listen("tcp:192.0.2.1:0,allow-remote");
     let unreachable = format!("tag=home,path={}", folder.path().display());
     let listening = listen("unix:l");
+    let nowhere = at("nowhere");
     let cases: Vec<(Vec<&str>, &str)> = vec![
         (vec!["serve", "--share", &taken], "in use"),
         (vec!["serve", "--share", &remote], "allow-remote"),
         (vec!["serve", "--share", &covered], "not a socket"),
-        (vec!["serve", "--share", &elsewhere], "cannot listen"),
+        (vec!["serve", "--share", &elsewhere], "choose an address of this machine"),
         (vec!["serve", "--share", &unreachable], "socket="),
         (vec!["serve"], "nothing to serve"),
         (vec!["serve", "--iommu", &iommu, "--window", "100M"], "32M, 64M, 128M, 256M, 512M, 1G, 2G, 4G"),
@@ -63,13 +64,20 @@ fn a_mistake_is_one_line_and_status_2() {
         (vec!["serve", "--share", &not_a_socket], "not a socket"),
         (vec!["serve", "--share", &long_tag], "31"),
         (vec!["serve", "--share", &plain, "--share", &plain], "used twice"),
-        (vec!["serve", "--share", "path=/"], "tag= is missing"),
+        (vec!["serve", "--share", "path=/"], "--share path=/: tag= is missing"),
+        (vec!["serve", "--window", "1G", "--share", &plain], "--window says how the IOMMU is"),
+        (vec!["serve", "--boot-bypass", "--share", &plain], "add --iommu SOCKET"),
+        (vec!["serve", "--reserve", "0-0xfff", "--share", &plain], "add --iommu SOCKET"),
+        (vec!["serve", "--iommu-transport", "vfio-user", "--share", &plain], "add --iommu SOCKET"),
+        (vec!["attach", "qemu", "--iommu-at", "00:05.0", "--share", &plain], "add --iommu SOCKET"),
+        (vec!["serve", "--log-level", "loud"], "--log-level loud: there is no such level; say off, error"),
+        (vec!["serve", "--config", &nowhere], "can read"),
         (vec!["serve", "--colour"], "--colour"),
         (vec!["frobnicate"], "'frobnicate'; see calgaryd --help"),
         (vec!["attach", "crosvm", "--share", &listening], "nothing to attach"),
         (vec!["viot", "--output", "/dev/null"], "--endpoint"),
         (vec!["viot", "--endpoint", "00:05.0", "--output", "/dev/null"], "00:05.0"),
-        (vec!["viot", "--endpoint", "six", "--output", "/dev/null"], "BB:DD.F"),
+        (vec!["viot", "--endpoint", "six", "--output", "/dev/null"], "write bus:device.function"),
         (vec!["acpi", "--endpoint", "00:06.0", "--address", "0xfffff000", "--output", "/dev/null"], "below 4 GiB"),
         (vec!["demo", "--no-vm", "--kernel", "x"], "--kernel"),
     ];
@@ -96,6 +104,25 @@ fn a_mistake_is_one_line_and_status_2() {
     assert!(complaint(&["serve", "--share", &alone]).contains("there is no IOMMU"));
     assert!(!folder.path().join("s").exists() && !folder.path().join("i").exists(), "something was started");
     drop(live);
+}
+
+#[test]
+fn a_file_that_cannot_be_had_is_one_line_with_a_remedy_and_status_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let (nowhere, inside) = (path(folder.path(), "nowhere"), path(folder.path(), "nowhere/file"));
+    std::fs::write(path(folder.path(), "file"), "").unwrap();
+    let below = path(folder.path(), "file/below");
+    for (args, hint) in [
+        (&["viot", "--endpoint", "00:06.0", "--output", &inside][..], "can write"),
+        (&["dtb", "--endpoint", "00:06.0", "--input", &nowhere, "--output", &inside], "can read"),
+        (&["tce", "dump", &nowhere], "can read"),
+        (&["generate", "man", &below], "can write"),
+    ] {
+        let output = calgaryd(args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{args:?}: {text}");
+        assert!(text.contains(hint), "{args:?}: {text}");
+    }
 }
 
 #[test]

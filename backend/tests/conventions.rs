@@ -193,6 +193,9 @@ fn a_configuration_file_equals_the_options() {
     // The window of the file would not fit; the command line's counts.
     assert_eq!(calgaryd(&["attach", "qemu", "--config", file, "--memory", "256"]).status.code(), Some(2));
     assert!(said(&["--config", file, "--memory", "256", "--window=64M"]).contains("size=256M"));
+    // What the file says of an IOMMU is enough for options about it.
+    let transport = said(&["--config", file, "--iommu-transport", "vfio-user"]);
+    assert!(transport.contains("vfio-user-pci"), "{transport}");
 
     let shown = String::from_utf8(calgaryd(&["serve", "--config", "/nowhere.toml"]).stderr).unwrap();
     assert!(shown.contains("cannot read the configuration /nowhere.toml") && shown.lines().count() == 1, "{shown}");

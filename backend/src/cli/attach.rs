@@ -146,7 +146,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// What the devices of `vmm` look like on a q35 machine, which those of other VMMs resemble.
 fn attachment_of(vmm: &VmmArgs) -> Result<QemuAttachment, String> {
-    let config = vmm.devices.config();
+    let config = vmm.devices.config()?;
     config.validate().map_err(|cause| cause.to_string())?;
     let mut attachment = attachment::qemu(&config, vmm.memory).map_err(|cause| cause.to_string())?;
     attachment.cpus = vmm.cpus;
@@ -173,7 +173,7 @@ fn libvirt(vmm: &VmmArgs) -> Result<String, String> {
 }
 
 fn commands(qemu: &QemuArgs) -> Result<String, String> {
-    let config = qemu.devices.config();
+    let config = qemu.devices.config()?;
     config.validate().map_err(|cause| cause.to_string())?;
     let mut attachment =
         attachment::qemu_machine(&config, qemu.machine, qemu.memory).map_err(|cause| cause.to_string())?;

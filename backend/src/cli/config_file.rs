@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use toml::{Table, Value};
 
-use super::{Cli, Failure};
+use super::{Cli, Failure, READABLE};
 
 /// The key that may be a table: its own keys are those of the option.
 const SHARE: &str = "share";
@@ -17,8 +17,9 @@ const CONFIG: &str = "config";
 /// `args`, the program's name among them, with what `file` says put in front of the options of `command`, such as
 /// `["serve"]`: what is said on the command line comes later and counts.
 pub(super) fn expand(args: &[OsString], command: &[&str], file: &Path) -> Result<Vec<OsString>, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|cause| Failure::Usage(format!("cannot read the configuration {}: {cause}", file.display())))?;
+    let text = std::fs::read_to_string(file).map_err(|cause| {
+        Failure::Usage(format!("cannot read the configuration {}: {cause}; {READABLE}", file.display()))
+    })?;
     let options = options(&text, command).map_err(|cause| Failure::Usage(format!("{}: {cause}", file.display())))?;
     // Behind the program's name, which may be anything.
     let mut at = 1;

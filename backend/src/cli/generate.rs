@@ -63,7 +63,12 @@ pub(super) fn run(args: &Args, mut program: clap::Command) -> Result<(), Failure
 }
 
 fn manual_pages(folder: &Path, program: clap::Command) -> Result<(), Failure> {
-    let failure = |cause| Failure::Runtime(format!("cannot write into {}: {cause}", folder.display()));
+    let failure = |cause| {
+        Failure::Runtime(format!(
+            "cannot write into {}: {cause}; name a folder where calgaryd's user can write",
+            folder.display()
+        ))
+    };
     std::fs::create_dir_all(folder).map_err(failure)?;
     clap_mangen::generate_to(program.disable_help_subcommand(true), folder).map_err(failure)
 }

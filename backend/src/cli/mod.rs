@@ -10,12 +10,13 @@ mod serve;
 mod tce;
 mod topology;
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Wrong usage or an impossible configuration.
@@ -37,7 +38,7 @@ fetches from. NOTIFY_SOCKET is told when serve is ready and when it stops, as sy
 #[command(after_long_help = STATUS_SIGNALS_ENVIRONMENT)]
 struct Cli {
     /// What goes to standard error: off, error, warn, info, debug or trace [default: info for serve, else warn].
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_level)]
     log_level: Option<log::LevelFilter>,
     #[command(flatten)]
     backend_program: backend_program::Args,
@@ -75,6 +76,15 @@ impl Failure {
         complain(&message);
         status
     }
+}
+
+/// What to do about a file that cannot be read.
+const READABLE: &str = "name a file that calgaryd's user can read";
+/// What to do about a file that cannot be written.
+const WRITABLE: &str = "name a file in a folder where calgaryd's user can write";
+
+fn parse_level(text: &str) -> Result<log::LevelFilter, String> {
+    text.parse().map_err(|_| "there is no such level; say off, error, warn, info, debug or trace".to_owned())
 }
 
 /// Writes `text` to standard output. Whoever reads it may have enough before its end.
@@ -159,7 +169,8 @@ fn usage(cause: &clap::Error) -> ExitCode {
     } else {
         let text = cause.to_string();
         let paragraph = text.split("\n\n").next().unwrap_or_default();
-        let words: Vec<&str> = paragraph.trim_start_matches("error: ").split_whitespace().collect();
+        let text = refused_value(cause).unwrap_or_else(|| paragraph.trim_start_matches("error: ").to_owned());
+        let words: Vec<&str> = text.split_whitespace().collect();
         let remedy = match cause.kind() {
             ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => "; see calgaryd --help",
             _ => "",
@@ -167,4 +178,16 @@ fn usage(cause: &clap::Error) -> ExitCode {
         complain(&format!("{}{remedy}", words.join(" ")));
     }
     ExitCode::from(EXIT_USAGE)
+}
+
+/// Which option has a value that its own rules refuse, and why: without the option's syntax, which may be longer than
+/// both.
+fn refused_value(cause: &clap::Error) -> Option<String> {
+    let why = cause.source().filter(|_| cause.kind() == ErrorKind::ValueValidation)?;
+    let (ContextValue::String(option), ContextValue::String(value)) =
+        (cause.get(ContextKind::InvalidArg)?, cause.get(ContextKind::InvalidValue)?)
+    else {
+        return None;
+    };
+    Some(format!("{} {value}: {why}", option.split_whitespace().next()?))
 }

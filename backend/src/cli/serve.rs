@@ -15,6 +15,8 @@ use crate::service_manager;
 use crate::supervisor::block_signals;
 use crate::transport::TransportKind;
 
+/// Where the IOMMU is unless it is said: 00:05.0.
+const IOMMU_AT: Bdf = Bdf::from_u16(5 << 3);
 /// Over the options that only make the daemon slower.
 const MECHANISMS: &str = "To measure what a mechanism is worth";
 
@@ -68,18 +70,18 @@ pub(super) struct DeviceArgs {
     pub(super) transport: TransportKind,
 
     /// What the VMM speaks on the IOMMU's socket.
-    #[arg(long, value_name = "PROTOCOL", requires = "iommu")]
+    #[arg(long, value_name = "PROTOCOL")]
     pub(super) iommu_transport: Option<TransportKind>,
 
-    /// PCI address at which the VMM places the IOMMU.
-    #[arg(long, value_name = "BB:DD.F", default_value = "00:05.0")]
-    pub(super) iommu_at: Bdf,
+    /// PCI address at which the VMM places the IOMMU [default: 00:05.0].
+    #[arg(long, value_name = "BB:DD.F")]
+    pub(super) iommu_at: Option<Bdf>,
 
     /// IOVA space of each domain, from 0: 32M, 64M, 128M, 256M, 512M, 1G, 2G or 4G. With a
     /// vhost-user share behind the IOMMU it must lie inside the guest's RAM below 4 GiB, because such a VMM takes ring
-    /// addresses for RAM addresses.
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_window)]
-    pub(super) window: TableSize,
+    /// addresses for RAM addresses [default: 256M].
+    #[arg(long, value_name = "SIZE", value_parser = parse_window)]
+    pub(super) window: Option<TableSize>,
 
     /// Keep drivers away from these addresses of the window, FIRST-LAST, both inclusive. May repeat. For machines whose RAM
     /// does not begin at 0: 0-0x3fffffff for QEMU's virt.
@@ -142,12 +144,27 @@ pub(super) struct DeviceArgs {
 
 impl DeviceArgs {
     /// The configuration they describe.
-    pub(super) fn config(&self) -> ServeConfig {
+    ///
+    /// # Errors
+    /// A line that names what has no meaning here.
+    pub(super) fn config(&self) -> Result<ServeConfig, String> {
+        let of_the_iommu = [
+            ("--iommu-transport", self.iommu_transport.is_some()),
+            ("--iommu-at", self.iommu_at.is_some()),
+            ("--window", self.window.is_some()),
+            ("--reserve", !self.reserved.is_empty()),
+            ("--boot-bypass", self.boot_bypass),
+        ];
+        if let Some((option, _)) = of_the_iommu.iter().find(|(_, given)| *given && self.iommu.is_none()) {
+            return Err(format!(
+                "{option} says how the IOMMU is, but there is none; add --iommu SOCKET or leave it out"
+            ));
+        }
         let iommu = self.iommu.clone().map(|socket| IommuConfig {
             socket,
             transport: self.iommu_transport.unwrap_or(self.transport),
-            at: self.iommu_at,
-            window: self.window,
+            at: self.iommu_at.unwrap_or(IOMMU_AT),
+            window: self.window.unwrap_or(TableSize::MiB256),
             boot_bypass: self.boot_bypass,
             reserved: self.reserved.clone(),
         });
@@ -157,13 +174,14 @@ impl DeviceArgs {
         }
         let mechanisms =
             Mechanisms { batching: !self.no_batching, coalescing: !self.no_coalescing, zero_copy: !self.no_zero_copy };
-        ServeConfig { iommu, shares, poll: self.poll, mechanisms }
+        Ok(ServeConfig { iommu, shares, poll: self.poll, mechanisms })
     }
 }
 
 /// Serves until a signal.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    serve(args.devices.config(), args.devices.sandbox, args.devices.seccomp)
+    let config = args.devices.config().map_err(Failure::Usage)?;
+    serve(config, args.devices.sandbox, args.devices.seccomp)
 }
 
 /// Serves `config` confined until a signal, and tells the service manager, if there is one, when it begins and ends.

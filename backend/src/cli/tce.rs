@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use iommu_calgary::inspect::{self, Decoded};
 
-use super::{Failure, print_line};
+use super::{Failure, READABLE, print_line};
 
 /// Look at TCEs: the tables of a running daemon, a raw image of table memory, or single entries.
 #[derive(Debug, clap::Args)]
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn dump(file: &Path) -> Result<(), Failure> {
     let failure = |cause: &dyn std::fmt::Display| Failure::Runtime(format!("{}: {cause}", file.display()));
-    let image = File::open(file).map_err(|cause| failure(&cause))?;
+    let image = File::open(file).map_err(|cause| failure(&format_args!("{cause}; {READABLE}")))?;
     let image = inspect::read_image(&image).map_err(|cause| failure(&cause))?;
     let dump = inspect::dump(&image).map_err(|cause| failure(&cause))?;
     print_line(dump)

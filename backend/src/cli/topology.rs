@@ -7,7 +7,7 @@ use frontend_spec::devicetree::Topology;
 use frontend_spec::place::Place;
 use frontend_spec::viot::Viot;
 
-use super::{Failure, print_line};
+use super::{Failure, READABLE, WRITABLE, print_line};
 
 /// Where the devices are. A place is a PCI address, 00:06.0; without PCI it is an endpoint id written as one, and the
 /// address of the device's registers: 00:06.0@0xfeb00c00.
@@ -90,7 +90,7 @@ pub(super) fn viot(args: &ViotArgs) -> Result<(), Failure> {
 pub(super) fn dtb(args: &DtbArgs) -> Result<(), Failure> {
     let topology = Topology { iommu: args.places.iommu_at, endpoints: args.places.endpoints.clone() };
     let tree = std::fs::read(&args.input)
-        .map_err(|cause| Failure::Runtime(format!("cannot read {}: {cause}", args.input.display())))?;
+        .map_err(|cause| Failure::Runtime(format!("cannot read {}: {cause}; {READABLE}", args.input.display())))?;
     write(&args.output, &topology.edit(&tree).map_err(usage)?)
 }
 
@@ -106,7 +106,8 @@ fn usage(cause: impl std::fmt::Display) -> Failure {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes).map_err(|cause| Failure::Runtime(format!("cannot write {}: {cause}", path.display())))
+    std::fs::write(path, bytes)
+        .map_err(|cause| Failure::Runtime(format!("cannot write {}: {cause}; {WRITABLE}", path.display())))
 }
 
 fn parse_address(text: &str) -> Result<u32, String> {

@@ -149,7 +149,7 @@ pub enum ConfigError {
         what: &'static str,
     },
     /// A folder cannot be served.
-    #[error("share {tag}: cannot read folder {path}: {cause}; path= must name a folder that calgaryd's user can read")]
+    #[error("share {tag}: cannot read folder {path}: {cause}; share a folder that calgaryd's user can read")]
     Folder {
         /// The share.
         tag: MountTag,

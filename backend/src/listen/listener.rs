@@ -20,7 +20,9 @@ pub enum ListenError {
     #[error("tcp:{0} is in use by another process; stop it or choose another port")]
     InUse(SocketAddr),
     /// The kernel refuses.
-    #[error("cannot listen on tcp:{address}: {cause}")]
+    #[error(
+        "cannot listen on tcp:{address}: {cause}; choose an address of this machine, and a port from 1024 on unless you are root"
+    )]
     Tcp {
         /// Where.
         address: SocketAddr,

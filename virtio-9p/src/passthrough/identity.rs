@@ -83,7 +83,9 @@ impl Identity {
         let root = rustix::process::geteuid().is_root();
         let mapped = options.security == Security::MappedXattr;
         if options.per_user && !root {
-            return Err("requests can act as their user only if the server runs as root");
+            return Err(
+                "requests can act as their user only if the server runs as root: run it so, or leave per-user off",
+            );
         }
         if options.per_user && mapped {
             return Err("mapped-xattr keeps owners apart from the host's users: leave per_user off");
