@@ -46,7 +46,7 @@ use std::time::Instant;
 pub(super) use self::roles::Rearmed;
 use self::roles::{Resigned, Roles, Settled};
 use super::PollPolicy;
-use super::poll::{Next, Plan, Poller};
+use super::poll::{Next, Poller};
 
 /// Looks at each ring between two looks at the clock.
 const LOOKS_PER_TICK: u32 = 32;
@@ -172,12 +172,6 @@ impl Seat {
     /// to do.
     pub(super) fn attend(&self, own: &dyn Member, visit: Visit) {
         let core = &*self.core;
-        if visit == Visit::Kick {
-            let mut state = core.state();
-            if state.roles.poller().is_none() {
-                state.poller.woken();
-            }
-        }
         let mut turn = own.turn(visit);
         loop {
             while turn == Turn::Served {
@@ -197,11 +191,10 @@ impl Seat {
 
     fn settle(&self) -> Settled {
         let mut state = self.core.state();
-        let may_poll = state.poller.plan().polls();
+        let may_poll = state.poller.polls();
         let settled = state.roles.settle(self.number, may_poll);
-        match settled {
-            Settled::Sleeps => state.poller.sleeping(),
-            Settled::Polls | Settled::Watched => self.core.note_change(),
+        if settled != Settled::Sleeps {
+            self.core.note_change();
         }
         settled
     }
@@ -234,7 +227,8 @@ struct Watch<'a> {
     own: &'a dyn Member,
     others: Vec<(usize, Arc<dyn Member>)>,
     seen: u64,
-    plan: Plan,
+    /// As it was at the start, and what was learned since.
+    poller: Poller,
     /// Nothing is left to see to.
     done: bool,
 }
@@ -251,27 +245,34 @@ enum Found {
 
 impl<'a> Watch<'a> {
     fn new(core: &'a SideCore, me: usize, own: &'a dyn Member) -> Self {
-        let plan = core.state().poller.plan();
+        let poller = core.state().poller;
         // Before the first change: the roles are looked at first.
-        Self { core, me, own, others: Vec::new(), seen: u64::MAX, plan, done: false }
+        Self { core, me, own, others: Vec::new(), seen: u64::MAX, poller, done: false }
     }
 
     fn run(mut self) {
         let mut vain_since = None;
         loop {
             match self.look() {
-                Found::Work => vain_since = None,
+                Found::Work => {
+                    self.poller.found();
+                    vain_since = None;
+                }
                 Found::Change if self.reclaim() => {}
                 Found::Change => break self.done = true,
                 Found::End => break,
                 Found::Nothing => {
                     let since = *vain_since.get_or_insert_with(Instant::now);
-                    match self.plan.after(since.elapsed()) {
+                    match self.poller.after(since.elapsed()) {
                         Next::Look => {}
                         Next::LetOthersRun => std::thread::yield_now(),
                         Next::GiveUp => match self.resign() {
                             Resigned::Asleep => break self.done = true,
-                            Resigned::Pending | Resigned::Lost => vain_since = None,
+                            Resigned::Pending => {
+                                self.poller.found();
+                                vain_since = None;
+                            }
+                            Resigned::Lost => vain_since = None,
                         },
                     }
                 }
@@ -347,7 +348,8 @@ impl<'a> Watch<'a> {
         self.seen += 1;
         let resigned = roles.resign(self.me, |number| self.rearm(members, number));
         if resigned == Resigned::Asleep {
-            poller.sleeping();
+            self.poller.in_vain();
+            *poller = self.poller;
         }
         resigned
     }
@@ -363,6 +365,6 @@ impl Drop for Watch<'_> {
         self.core.note_change();
         let (rearm, rouse) = (|number| self.rearm(members, number), |number| self.rouse(members, number));
         roles.leave(self.me, self.mine(), rearm, rouse);
-        poller.sleeping();
+        *poller = self.poller;
     }
 }

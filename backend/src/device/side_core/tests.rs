@@ -218,6 +218,7 @@ fn a_poller_that_sleeps_or_whose_queue_stops_asks_for_all_kicks() {
             asked && quick.wait()
         });
         assert!(asked, "{policy:?}");
+        assert_ne!(core.state().poller, Poller::new(policy), "{policy:?}: what the polling came to is forgotten");
     }
 }
 
