@@ -213,16 +213,67 @@ fn row(
 }
 
 /// How many operations a sample of `length` has; warms caches on the way.
+///
+/// The fastest run counts: the first ones wake the server, and one that was kept from its processor for some milliseconds
+/// would make samples so short that they show little else than how a server wakes up.
 fn trial(subject: &mut dyn Subject, length: Duration, work: Work, depth: u16) -> Result<u64, Failure> {
     let mut operations = u64::from(depth) * 2;
+    let mut each = f64::INFINITY;
     loop {
-        let mut times = Times::default();
-        subject.run(work, depth, operations, &mut times)?;
-        if times.wall >= TRIAL {
-            let each = times.wall.as_nanos() / u128::from(operations);
-            let fitting = u64::try_from(length.as_nanos() / each.max(1)).unwrap_or(u64::MAX);
+        // Twice, as the first of all may be the one that is held up.
+        for _ in 0..2 {
+            let mut times = Times::default();
+            subject.run(work, depth, operations, &mut times)?;
+            each = each.min(times.wall.as_secs_f64() / operations as f64);
+        }
+        if each * operations as f64 >= TRIAL.as_secs_f64() {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float beyond u64 saturates")]
+            let fitting = (length.as_secs_f64() / each) as u64;
             return Ok(fitting.max(u64::from(depth) * 4));
         }
         operations *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes 2 µs for an operation, and 30 µs to wake up before the first one of a run.
+    struct Steady {
+        runs: usize,
+        /// The run that is held up, and for how long.
+        held_up: (usize, Duration),
+    }
+
+    impl Subject for Steady {
+        fn name(&self) -> &'static str {
+            "steady"
+        }
+
+        fn can(&self, _: Work, _: u16) -> bool {
+            true
+        }
+
+        fn run(&mut self, _: Work, _: u16, operations: u64, times: &mut Times) -> Result<(), Failure> {
+            let (run, pause) = self.held_up;
+            let pause = if self.runs == run { pause } else { Duration::ZERO };
+            self.runs += 1;
+            times.wall += Duration::from_micros(30 + 2 * operations) + pause;
+            Ok(())
+        }
+
+        fn cpu(&self) -> Result<Duration, Failure> {
+            Ok(Duration::ZERO)
+        }
+    }
+
+    #[test]
+    fn samples_are_long_enough_whenever_the_trial_is_held_up() {
+        for run in 0..24 {
+            let mut subject = Steady { runs: 0, held_up: (run, Duration::from_millis(6)) };
+            let operations = trial(&mut subject, Duration::from_millis(25), Work::Getattr, 1).unwrap();
+            assert!((11_000..=12_500).contains(&operations), "{operations} operations with run {run} held up");
+        }
     }
 }
