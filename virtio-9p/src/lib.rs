@@ -58,5 +58,5 @@ pub use fs::{
 pub use name::Name;
 pub use passthrough::{IdRange, Passthrough, PassthroughError, PassthroughOptions, Security};
 pub use segment::{IoVectors, Readable, Segment, View, Writable};
-pub use server::{Completed, FidUse, Options, Outcome, Server, Started};
+pub use server::{Completed, Ended, FidUse, Options, Outcome, Server, Started};
 pub use stats::Stats;

@@ -1,7 +1,7 @@
 //! A file system of one file, the root, whose reads, syncs and locks a test holds up.
 
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use calgary_tests::guest::{GuestMemory, GuestPhys, ROOT_FID};
 use calgaryd::supervisor::{Protocol, StopHandle};
@@ -24,6 +24,23 @@ pub(crate) struct Gate {
     far: bool,
     begun: Mutex<Sender<()>>,
     open: Mutex<Receiver<()>>,
+    /// It keeps whoever closes a file until it is let.
+    closing: Option<Arc<Mutex<Receiver<()>>>>,
+}
+
+/// Its file, open.
+#[derive(Clone)]
+pub(crate) struct OpenFile(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Closing>);
+
+struct Closing(Option<Arc<Mutex<Receiver<()>>>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(closing) = &self.0 {
+            // A test that is over keeps nobody.
+            let _ = closing.lock().unwrap().recv();
+        }
+    }
 }
 
 fn file() -> Qid {
@@ -32,7 +49,7 @@ fn file() -> Qid {
 
 impl FileSystem for Gate {
     type Node = ();
-    type Handle = ();
+    type Handle = OpenFile;
 
     fn attach(&self, _: &Attach<'_>) -> Result<Entry<()>, Errno> {
         Ok(Entry { node: (), qid: file() })
@@ -54,23 +71,29 @@ impl FileSystem for Gate {
         Err(Errno::EIO)
     }
 
-    fn open(&self, (): &(), _: OpenFlags) -> Result<Opened<()>, Errno> {
-        Ok(Opened { handle: (), qid: file() })
+    fn open(&self, (): &(), _: OpenFlags) -> Result<Opened<OpenFile>, Errno> {
+        Ok(Opened { handle: OpenFile(Arc::new(Closing(self.closing.clone()))), qid: file() })
     }
 
-    fn read(&self, (): &(), _: u64, data: &Writable<'_>) -> Result<usize, Errno> {
+    fn read(&self, _: &OpenFile, _: u64, data: &Writable<'_>) -> Result<usize, Errno> {
         self.pass()?;
         Ok(data.copy_from(0, CONTENT))
     }
 
-    fn read_within(&self, (): &(), at: u64, data: &Writable<'_>, patience: Patience) -> Result<usize, Hindrance> {
+    fn read_within(
+        &self,
+        file: &OpenFile,
+        at: u64,
+        data: &Writable<'_>,
+        patience: Patience,
+    ) -> Result<usize, Hindrance> {
         if patience < self.needs(Work::Sync) {
             return Err(Hindrance::Waits(Patience::Endless));
         }
-        Ok(self.read(&(), at, data)?)
+        Ok(self.read(file, at, data)?)
     }
 
-    fn fsync(&self, (): &(), _: bool) -> Result<(), Errno> {
+    fn fsync(&self, _: &OpenFile, _: bool) -> Result<(), Errno> {
         self.pass()
     }
 
@@ -79,12 +102,12 @@ impl FileSystem for Gate {
     }
 
     /// Somebody else has it, for ever.
-    fn lock(&self, (): &(), _: &LockRequest<'_>) -> Result<bool, Errno> {
+    fn lock(&self, _: &OpenFile, _: &LockRequest<'_>) -> Result<bool, Errno> {
         self.pass()?;
         Ok(false)
     }
 
-    fn readdir(&self, (): &(), _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
+    fn readdir(&self, _: &OpenFile, _: u64, _: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<(), Errno> {
         Err(Errno::ENOTDIR)
     }
 }
@@ -95,7 +118,13 @@ impl Gate {
         let (begun_sender, begun) = channel();
         let (open, open_receiver) = channel();
         (
-            Self { slow: false, far: false, begun: Mutex::new(begun_sender), open: Mutex::new(open_receiver) },
+            Self {
+                slow: false,
+                far: false,
+                begun: Mutex::new(begun_sender),
+                open: Mutex::new(open_receiver),
+                closing: None,
+            },
             begun,
             open,
         )
@@ -111,6 +140,13 @@ impl Gate {
     pub(crate) fn far() -> (Self, Receiver<()>, Sender<()>) {
         let (gate, begun, open) = Self::slow();
         (Self { far: true, ..gate }, begun, open)
+    }
+
+    /// The same as [`Gate::far`], and what lets a file be closed.
+    pub(crate) fn far_that_keeps_files() -> ((Self, Receiver<()>, Sender<()>), Sender<()>) {
+        let (gate, begun, open) = Self::far();
+        let (close, closing) = channel();
+        ((Self { closing: Some(Arc::new(Mutex::new(closing))), ..gate }, begun, open), close)
     }
 
     fn pass(&self) -> Result<(), Errno> {

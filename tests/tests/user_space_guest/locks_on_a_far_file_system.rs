@@ -79,3 +79,17 @@ fn a_flush_waits_apart_and_is_answered_after_the_lock() {
     assert!(matches!(client.collect(lock), Err(NinepError::Dropped)));
     client.collect(flush).unwrap();
 }
+
+#[test]
+fn a_new_driver_waits_for_no_lock_that_the_last_one_wanted() {
+    let (mut bench, _) = tried(|share| share.with_landing_limit(Duration::from_millis(20)));
+    bench.guest.reboot().unwrap();
+    answers(&mut bench);
+    assert_eq!(bench.share.stats().parked, 0);
+    // What comes of the look at it is nobody's.
+    let_go(&bench);
+    let root = &mut bench.guest.shares[0].client;
+    root.walk(ROOT_FID, 5, &[]).unwrap();
+    root.clunk(5).unwrap();
+    assert_eq!((bench.share.stats().parked, bench.share.stats().fids), (0, 1));
+}

@@ -4,6 +4,7 @@
 use calgaryd::transport::TransportKind;
 
 mod bench;
+mod files_that_do_not_close;
 mod gate;
 mod limits_of_a_share;
 mod locks_on_a_far_file_system;

@@ -6,6 +6,8 @@ use calgaryd::transport::TransportKind;
 #[path = "../user_space_guest/bench.rs"]
 mod bench;
 mod features_end_with_their_driver;
+#[path = "../user_space_guest/files_that_do_not_close.rs"]
+mod files_that_do_not_close;
 #[path = "../user_space_guest/gate.rs"]
 mod gate;
 mod hostile_messages_get_an_answer;

@@ -19,6 +19,7 @@ impl<F: FileSystem> Server<F> {
     /// A lock that cannot be had at once is parked if the client would wait and the caller has a ticket for it;
     /// otherwise it is answered `BLOCKED`, and the client asks again.
     pub(super) fn lock(&self, message: &Tlock<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
+        let client = self.session.parked.client();
         let state = self.session.fids.get(message.fid)?;
         let handle = state.handle()?;
         if message.flags.0 & !(LockFlags::BLOCK | LockFlags::RECLAIM) != 0 || message.kind.0 > LockType::UNLOCK.0 {
@@ -33,6 +34,7 @@ impl<F: FileSystem> Server<F> {
         {
             let waiting = Waiting {
                 ticket,
+                client,
                 tag: reply.tag(),
                 limit: reply.limit(),
                 fid: message.fid,

@@ -13,11 +13,13 @@ mod reply;
 mod session;
 mod xattr;
 
+use std::sync::Arc;
+
 use crate::errno::Errno;
 use crate::fs::{FileSystem, Patience, Work};
 use crate::limits;
 use crate::segment::{Prefix, Readable, Writable};
-use crate::session::{Session, Use};
+use crate::session::{FidState, Session, Use};
 use crate::stats::{Counters, Stats};
 use crate::wire::{Decoder, Dialect, Fid, HEADER_LEN, Header, MessageType, Twrite};
 
@@ -223,10 +225,27 @@ impl<F: FileSystem> Server<F> {
     }
 
     /// Drops every fid, and with them open files, locks and parked requests: the client is gone, or a new one takes
-    /// over.
+    /// over. The file system may keep the caller, which [`Server::end_session`] avoids.
     pub fn reset(&self) {
-        self.restart(None);
-        self.session.parked.clear();
+        self.close(self.end_session());
+    }
+
+    /// The part of [`Server::reset`] that waits for nothing: no fid is left. The rest is for [`Server::close`], in a thread
+    /// that the file system may keep; until then, locks of the session may still be held.
+    pub fn end_session(&self) -> Ended<F> {
+        let mut files = self.session.restart(None, None).unwrap_or_default();
+        files.extend(self.session.parked.forget());
+        Ended(files)
+    }
+
+    /// Closes the files of a session that is over.
+    pub fn close(&self, ended: Ended<F>) {
+        for state in ended.0 {
+            if state.removes_on_close() {
+                // Nobody is there to be told of an error.
+                let _ = self.fs.remove_node(&state.node);
+            }
+        }
     }
 
     /// Largest message of the session in bytes, as agreed; `None` before a `Tversion` succeeded.
@@ -257,6 +276,16 @@ impl<F: FileSystem> Server<F> {
     /// `EROFS` if the server is read-only.
     fn check_writable(&self) -> Result<(), Errno> {
         if self.options.readonly { Err(Errno::EROFS) } else { Ok(()) }
+    }
+}
+
+/// The files of a session that is over.
+pub struct Ended<F: FileSystem>(Vec<Arc<FidState<F>>>);
+
+impl<F: FileSystem> Ended<F> {
+    /// Whether there are none to be closed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Beginning and ending: version, attach, flush, clunk.
 
-use super::Server;
 use super::reply::Reply;
+use super::{Ended, Server};
 use crate::errno::Errno;
 use crate::fs::{Attach, FileSystem};
 use crate::limits::MIN_MSIZE;
@@ -23,29 +23,18 @@ pub(super) fn number(name: &[u8]) -> Option<u32> {
 
 impl<F: FileSystem> Server<F> {
     pub(super) fn version(&self, message: &Tversion<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
-        // Whatever the outcome, the old session is over.
-        self.restart(None);
-        if message.msize < MIN_MSIZE {
-            return Err(Errno::EMSGSIZE);
-        }
         let msize = message.msize.min(self.options.max_msize);
-        let Some(dialect) = Dialect::offered(message.version) else {
-            return reply.send(&Rversion { msize, version: DIALECT_UNKNOWN });
-        };
-        let answer = Rversion { msize, version: dialect.version() };
-        reply.expect(answer.head_len())?;
-        self.restart(Some(Terms { msize, dialect }));
+        let dialect = Dialect::offered(message.version);
+        let answer = Rversion { msize, version: dialect.map_or(DIALECT_UNKNOWN, Dialect::version) };
+        let fits = if message.msize < MIN_MSIZE { Err(Errno::EMSGSIZE) } else { reply.expect(answer.head_len()) };
+        let terms = dialect.filter(|_| fits.is_ok()).map(|dialect| Terms { msize, dialect });
+        // Whatever the outcome, the old session is over; and only that, should the file system have kept this request so
+        // long that another client has come.
+        self.session.parked.cancel(None);
+        let files = self.session.restart(terms, Some(reply.terms().era)).ok_or(Errno::EBADF)?;
+        self.close(Ended(files));
+        fits?;
         reply.send(&answer)
-    }
-
-    /// Ends the session, and with terms begins the next.
-    pub(super) fn restart(&self, terms: Option<Terms>) {
-        for state in self.session.restart(terms) {
-            if state.removes_on_close() {
-                // Nobody is there to be told of an error.
-                let _ = self.fs.remove_node(&state.node);
-            }
-        }
     }
 
     pub(super) fn attach(&self, message: &Tattach<'_>, reply: &Reply<'_>) -> Result<usize, Errno> {
@@ -65,7 +54,7 @@ impl<F: FileSystem> Server<F> {
     /// A parked request is cancelled; the caller gives it back before this answer. Any other was answered before this
     /// one was seen, or is being answered by another thread, whose reply the client takes.
     pub(super) fn flush(&self, message: &Tflush, reply: &Reply<'_>) -> Result<usize, Errno> {
-        self.session.parked.cancel(message.oldtag);
+        self.session.parked.cancel(Some(message.oldtag));
         reply.send(&Rflush {})
     }
 

@@ -84,12 +84,12 @@ impl<F: FileSystem> Session<F> {
         self.terms().map(|terms| terms.msize)
     }
 
-    /// Ends the session and returns its fids. With terms, begins the next.
-    pub(crate) fn restart(&self, terms: Option<Terms>) -> impl Iterator<Item = Arc<FidState<F>>> + use<F> {
-        self.parked.cancel_all();
-        let fids = self.fids.take_all();
+    /// Ends the session, and with terms begins the next; returns the files of the one that is over. `None`, and nothing is
+    /// done, if a request asks for it that began in an `era` before. What is parked is the caller's to end.
+    pub(crate) fn restart(&self, terms: Option<Terms>, era: Option<u64>) -> Option<Vec<Arc<FidState<F>>>> {
+        let files = self.fids.take_all(era)?;
         self.terms.store(Terms::encode(terms), Ordering::Relaxed);
-        fids
+        Some(files.collect())
     }
 }
 

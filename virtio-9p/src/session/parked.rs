@@ -14,6 +14,8 @@ use crate::wire::{Fid, LockType, Tag};
 pub(crate) struct Waiting<F: FileSystem> {
     /// The caller's name for the request.
     pub(crate) ticket: u64,
+    /// For whom: what [`Parked::client`] said before the fid was looked up.
+    pub(crate) client: u64,
     pub(crate) tag: Tag,
     /// Bytes that the reply may have.
     pub(crate) limit: usize,
@@ -50,15 +52,24 @@ pub(crate) struct Finished {
 /// The requests of a session that wait, in the order in which they came, and those whose wait is over.
 ///
 /// Those that wait are locked while they are tried, so that none is given up and granted at once. What tries them may
-/// be kept by the file system.
+/// be kept by the file system; so when their client is gone, they are left to it, and it finds that nobody wants them.
 pub(crate) struct Parked<F: FileSystem> {
     waiting: Mutex<Vec<Waiting<F>>>,
-    finished: Mutex<VecDeque<Finished>>,
+    finished: Mutex<Answers>,
+    /// Those that wait, but for what the last client left.
     count: AtomicUsize,
     max: usize,
     /// Whose turn it is to try them, and whether that is wanted again.
     turn: Mutex<()>,
     wanted: AtomicBool,
+}
+
+/// The finished ones of one client.
+#[derive(Debug, Default)]
+struct Answers {
+    /// How many clients there were before.
+    client: u64,
+    list: VecDeque<Finished>,
 }
 
 impl<F: FileSystem> Parked<F> {
@@ -73,10 +84,15 @@ impl<F: FileSystem> Parked<F> {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Lets a request wait; false if too many do.
+    /// A number for the present client.
+    pub(crate) fn client(&self) -> u64 {
+        lock(&self.finished).client
+    }
+
+    /// Lets a request wait; false if too many do, or its client is gone.
     pub(crate) fn park(&self, request: Waiting<F>) -> bool {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= self.max {
+        if waiting.len() >= self.max || request.client != self.client() {
             return false;
         }
         waiting.push(request);
@@ -103,18 +119,19 @@ impl<F: FileSystem> Parked<F> {
         }
     }
 
-    /// Cancels those with a tag.
-    pub(crate) fn cancel(&self, tag: Tag) {
-        self.settle(&mut lock(&self.waiting), |request| (request.tag == tag).then_some(Answer::Cancelled));
-    }
-
-    /// Cancels all.
-    pub(crate) fn cancel_all(&self) {
-        self.settle(&mut lock(&self.waiting), |_| Some(Answer::Cancelled));
+    /// Cancels those with a tag, or all.
+    pub(crate) fn cancel(&self, tag: Option<Tag>) {
+        if self.len() > 0 {
+            let meant = |request: &Waiting<F>| tag.is_none_or(|tag| request.tag == tag);
+            self.settle(&mut lock(&self.waiting), |request| meant(request).then_some(Answer::Cancelled));
+        }
     }
 
     /// Lets all be asked for again; false, and nothing is done, while they are tried.
     pub(crate) fn return_all(&self) -> bool {
+        if self.len() == 0 {
+            return true;
+        }
         let waiting = try_lock(&self.waiting);
         let free = waiting.is_some();
         waiting.into_iter().for_each(|mut waiting| self.settle(&mut waiting, |_| Some(Answer::AskAgain)));
@@ -124,8 +141,11 @@ impl<F: FileSystem> Parked<F> {
     fn settle(&self, waiting: &mut Vec<Waiting<F>>, answer: impl Fn(&Waiting<F>) -> Option<Answer>) {
         waiting.retain(|request| {
             let Some(answer) = answer(request) else { return true };
-            let Waiting { ticket, tag, limit, .. } = *request;
-            lock(&self.finished).push_back(Finished { ticket, tag, limit, answer });
+            let Waiting { ticket, client, tag, limit, .. } = *request;
+            let mut finished = lock(&self.finished);
+            if finished.client == client {
+                finished.list.push_back(Finished { ticket, tag, limit, answer });
+            }
             false
         });
         self.count.store(waiting.len(), Ordering::Release);
@@ -133,12 +153,18 @@ impl<F: FileSystem> Parked<F> {
 
     /// The next one whose wait is over.
     pub(crate) fn next_finished(&self) -> Option<Finished> {
-        lock(&self.finished).pop_front()
+        lock(&self.finished).list.pop_front()
     }
 
-    /// Forgets everything: nobody is there to be answered.
-    pub(crate) fn clear(&self) {
-        self.cancel_all();
-        lock(&self.finished).clear();
+    /// Forgets everything, since nobody is there to be answered, and waits for nothing. Returns the files, of those that are
+    /// not being tried.
+    pub(crate) fn forget(&self) -> Vec<Arc<FidState<F>>> {
+        let mut finished = lock(&self.finished);
+        finished.client += 1;
+        finished.list.clear();
+        drop(finished);
+        let waiting = try_lock(&self.waiting).map(|mut waiting| std::mem::take(&mut *waiting));
+        self.count.store(0, Ordering::Release);
+        waiting.into_iter().flatten().map(|request| request.state).collect()
     }
 }

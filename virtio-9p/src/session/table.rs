@@ -143,14 +143,17 @@ impl<F: FileSystem> FidTable<F> {
         Ok(state)
     }
 
-    /// Forgets every fid and returns what they were.
-    pub(crate) fn take_all(&self) -> impl Iterator<Item = Shared<F>> + use<F> {
+    /// Forgets every fid and returns what they were; `None` if that is asked for in an `era` whose session is over.
+    pub(crate) fn take_all(&self, era: Option<u64>) -> Option<impl Iterator<Item = Shared<F>> + use<F>> {
         // Closing files may take long: not under the lock.
         let mut slots = write(&self.slots);
+        if era.is_some_and(|era| era != self.era()) {
+            return None;
+        }
         self.era.fetch_add(1, Ordering::Relaxed);
         let all = std::mem::take(&mut *slots);
         drop(slots);
-        all.dense.into_iter().flatten().chain(all.sparse.into_values())
+        Some(all.dense.into_iter().flatten().chain(all.sparse.into_values()))
     }
 
     /// Up to `limit` fids with their files, small numbers first.

@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use virtio_9p::{FileSystem, Server, Started};
+use virtio_9p::{Ended, FileSystem, Server, Started};
 
 use super::wake::Wake;
 
 /// Work for a worker.
-pub(super) enum Job {
+pub(super) enum Job<F: FileSystem> {
     /// Answer a request.
     Answer(Copied),
     /// Try the parked locks, on a file system where that may take long.
     TryLocks,
+    /// Close the files of a session that is over, likewise.
+    Close(Ended<F>),
 }
 
 /// A request and the room for its reply, in memory of the daemon: however long it takes, no page of the guest is held.
@@ -51,7 +53,7 @@ impl<F: FileSystem> Core<F> {
     }
 
     /// What a worker does.
-    pub(super) fn work(&self, job: Job) {
+    pub(super) fn work(&self, job: Job<F>) {
         let done = match job {
             Job::Answer(mut copied) => {
                 let Copied { ticket, request, reply } = &mut copied;
@@ -63,6 +65,7 @@ impl<F: FileSystem> Core<F> {
                 self.trying.store(false, Ordering::Release);
                 None
             }
+            Job::Close(ended) => return self.server.close(ended),
         };
         let mut finished = self.lock();
         finished.extend(done);

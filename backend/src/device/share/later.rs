@@ -28,9 +28,20 @@ fn short_room(to: &[Buffer]) -> usize {
 
 impl<F: FileSystem> ShareDevice<F> {
     /// Gives a job to a worker, or does it here if there is none to be had.
-    pub(super) fn hand_over(&self, job: Job) {
+    pub(super) fn hand_over(&self, job: Job<F>) {
         if let Err(job) = self.pool.submit(job) {
             self.core.work(job);
+        }
+    }
+
+    /// Forgets what the driver said: it is gone. No caller of this may be kept by the file system, and the session of the next
+    /// driver need not wait for the files of the last one.
+    pub(super) fn end_session(&self) {
+        let ended = self.core.server.end_session();
+        if self.core.server.file_system().needs(Work::Names) < Patience::Endless {
+            self.core.server.close(ended);
+        } else if !ended.is_empty() {
+            self.hand_over(Job::Close(ended));
         }
     }
 

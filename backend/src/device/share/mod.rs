@@ -74,7 +74,7 @@ pub struct ShareDevice<F: FileSystem = Passthrough> {
     identity: Identity,
     config: Vec<u8>,
     core: Arc<Core<F>>,
-    pool: Pool<Job>,
+    pool: Pool<Job<F>>,
     max_message: u64,
     landing_limit: Duration,
     zero_copy: bool,
@@ -246,7 +246,7 @@ impl<F: FileSystem> ShareDevice<F> {
 }
 
 /// At most `max` threads for requests that may wait long.
-fn workers<F: FileSystem>(core: &Arc<Core<F>>, max: usize) -> Pool<Job> {
+fn workers<F: FileSystem>(core: &Arc<Core<F>>, max: usize) -> Pool<Job<F>> {
     let core = Arc::clone(core);
     Pool::new("share worker".to_owned(), max, move |job| core.work(job))
 }
@@ -292,7 +292,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
                 let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
                 if !resumed {
                     worker.taken = 0;
-                    self.core.server.reset();
+                    self.end_session();
                 }
             }
             info!("{}: queue starts at {base}", self.identity.name);
@@ -331,7 +331,7 @@ impl<F: FileSystem> Device for ShareDevice<F> {
 
     fn reset(&self) {
         self.control(|worker| worker.taken = 0);
-        self.core.server.reset();
+        self.end_session();
     }
 }
 
