@@ -106,7 +106,10 @@ impl Queue {
     fn set_aside(&mut self, cause: RingError) {
         self.standing = match cause {
             RingError::Fault(_) => Standing::OutOfReach,
-            RingError::AvailIndex { .. } => Standing::Broken,
+            RingError::AvailIndex { .. } => {
+                self.interrupt.break_down();
+                Standing::Broken
+            }
         };
     }
 

@@ -21,6 +21,10 @@ pub trait Interrupt: Send + Sync {
     /// Interrupts the driver for the queue this belongs to. Never blocks; errors are the transport's to log.
     fn signal(&self);
 
+    /// The queue contradicts itself: nothing of it is served until the driver resets the device, which is told so where the
+    /// transport can. Never blocks.
+    fn break_down(&self) {}
+
     /// How often the start of a queue makes the transport call [`Device::service`] by itself, before a driver kicks.
     fn start_calls(&self) -> u32 {
         0

@@ -5,6 +5,7 @@ use calgaryd::transport::TransportKind;
 
 #[path = "../user_space_guest/bench.rs"]
 mod bench;
+mod broken_rings_ask_for_a_reset;
 mod features_end_with_their_driver;
 #[path = "../user_space_guest/files_that_do_not_close.rs"]
 mod files_that_do_not_close;

@@ -207,7 +207,8 @@ impl Function {
         if self.status_before != 0 && self.lane.progress.is_resetting() {
             return self.status_before;
         }
-        self.registers.status() | if self.needs_reset { status::NEEDS_RESET } else { 0 }
+        let needs_reset = self.needs_reset || self.interrupts.has_broken_queue();
+        self.registers.status() | if needs_reset { status::NEEDS_RESET } else { 0 }
     }
 
     fn follow(&mut self, change: Change, status_before: u8) {

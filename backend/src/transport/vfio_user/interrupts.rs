@@ -46,6 +46,8 @@ struct State {
     /// Vector of each queue.
     queue_vectors: Vec<u16>,
     config_vector: u16,
+    /// A queue contradicts itself.
+    has_broken_queue: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +96,10 @@ impl State {
         self.settle_line();
     }
 
+    fn raise_config(&mut self) {
+        self.raise(self.config_vector, ISR_CONFIG);
+    }
+
     /// Fires the line if it has cause, and may.
     fn settle_line(&mut self) {
         if self.isr != 0
@@ -124,6 +130,7 @@ impl Interrupts {
             msix_enabled: false,
             queue_vectors: vec![NO_VECTOR; queues],
             config_vector: NO_VECTOR,
+            has_broken_queue: false,
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -241,9 +248,12 @@ impl Interrupts {
 
     /// Tells the driver that configuration has changed.
     pub(super) fn signal_config(&self) {
-        let mut state = self.state();
-        let vector = state.config_vector;
-        state.raise(vector, ISR_CONFIG);
+        self.state().raise_config();
+    }
+
+    /// Whether a queue has contradicted itself since the last reset.
+    pub(super) fn has_broken_queue(&self) -> bool {
+        self.state().has_broken_queue
     }
 
     /// Forgets which vectors a driver chose; the client's descriptors stay.
@@ -253,10 +263,11 @@ impl Interrupts {
         state.queue_vectors.fill(NO_VECTOR);
     }
 
-    /// Forgets what is pending, once no queue runs any more.
-    pub(super) fn forget_pending(&self) {
+    /// Forgets what queues have said, once none runs any more.
+    pub(super) fn forget_queues(&self) {
         let mut state = self.state();
         state.isr = 0;
+        state.has_broken_queue = false;
         for vector in &mut state.vectors {
             vector.pending = false;
         }
@@ -331,6 +342,12 @@ impl Interrupt for QueueInterrupt {
         let mut state = self.interrupts.state();
         let vector = state.queue_vectors.get(self.queue).copied().unwrap_or(NO_VECTOR);
         state.raise(vector, ISR_QUEUE);
+    }
+
+    fn break_down(&self) {
+        let mut state = self.interrupts.state();
+        state.has_broken_queue = true;
+        state.raise_config();
     }
 }
 

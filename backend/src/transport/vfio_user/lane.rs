@@ -150,7 +150,7 @@ impl Worker {
                 Job::Reset(reply) => {
                     self.stop_queues();
                     self.device.reset();
-                    self.interrupts.forget_pending();
+                    self.interrupts.forget_queues();
                     self.progress.resets.fetch_sub(1, Ordering::AcqRel);
                     self.reply(reply);
                 }
