@@ -162,7 +162,11 @@ impl Port {
         let mut listener = Listener::from(self.socket.listener()?);
         daemon.start(&mut listener).map_err(|cause| cause.to_string())?;
         let shutdown = daemon.shutdown_handle().ok_or("the connection ended at once")?;
-        let name = self.name().to_owned();
+        let (name, ending) = (self.name().to_owned(), connection.clone());
+        let end = move || {
+            ending.give_up();
+            shutdown.shutdown();
+        };
         let serve = move || {
             log_end(&name, daemon.wait(), &connection);
             connection.close();
@@ -170,7 +174,7 @@ impl Port {
             drop(daemon);
             connection.forget_memory();
         };
-        Ok((Box::new(move || shutdown.shutdown()), Box::new(serve)))
+        Ok((Box::new(end), Box::new(serve)))
     }
 
     fn accept_vfio_user(&self) -> Result<Accepted, Box<dyn std::error::Error>> {

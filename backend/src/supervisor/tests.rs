@@ -1,74 +1,17 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Barrier, Mutex};
 
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::memory::GuestRam;
-use crate::ring::RingLayout;
+use crate::transport::idle::Idle;
 use crate::transport::vfio_user::wire::Header;
-use crate::transport::{Identity, Interrupt};
 
 /// A bound, not an expectation.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A device without anything to do, which cannot be served once if it says so.
-struct Idle {
-    identity: Identity,
-    is_refused: AtomicBool,
-    on_reset: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Idle {
-    fn new(on_reset: impl Fn() + Send + Sync + 'static) -> Self {
-        let identity = Identity { name: "idle".to_owned(), virtio_id: 9, queue_sizes: vec![8] };
-        Self { identity, is_refused: AtomicBool::new(false), on_reset: Box::new(on_reset) }
-    }
-}
-
-impl Device for Idle {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn ack_features(&self, _: u64) {}
-
-    fn read_config(&self, _: u32, bytes: &mut [u8]) {
-        bytes.fill(0);
-    }
-
-    fn write_config(&self, _: u32, _: &[u8]) {}
-
-    fn set_memory(&self, _: Arc<GuestRam>) {}
-
-    fn activate(&self, _: usize, _: RingLayout, _: u16, _: Arc<dyn Interrupt>) {}
-
-    fn is_active(&self, _: usize) -> bool {
-        false
-    }
-
-    fn stop(&self, _: usize) -> Option<u16> {
-        None
-    }
-
-    fn service(&self, _: usize) {}
-
-    fn wake_fd(&self) -> Option<RawFd> {
-        // No epoll takes -1.
-        self.is_refused.swap(false, Ordering::Relaxed).then_some(-1)
-    }
-
-    fn reset(&self) {
-        (self.on_reset)();
-    }
-}
 
 /// A supervisor of one idle device, which `prepare` sees before it runs, and clients of it.
 struct Scene {

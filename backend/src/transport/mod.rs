@@ -5,11 +5,14 @@
 //! the request in hand; [`Device::service`] is the data path and runs on one thread per device at a time.
 
 mod eventfd;
+#[cfg(test)]
+pub(crate) mod idle;
 pub mod socket;
 pub mod vfio_user;
 pub mod vhost_user;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use frontend_spec::TransportKind;
 
@@ -83,6 +86,22 @@ pub trait Device: Send + Sync + 'static {
     /// [`Device::wake_fd`] was readable.
     fn wake(&self) {}
 
-    /// Forgets everything the driver ever said: features, domains, fids. Queues are stopped first.
+    /// Forgets everything the driver ever said: features, domains, fids. Queues are stopped first. It is done once
+    /// [`Device::has_settled`] says so.
     fn reset(&self);
+
+    /// Whether the last reset is done: nothing uses what it took away. Whoever tells the driver so asks again until then,
+    /// before a queue starts; a look may take some seconds.
+    fn has_settled(&self) -> bool {
+        true
+    }
+}
+
+/// Waits until the reset of `device` is done, or `is_over` says that nobody waits for it any more.
+fn settle(device: &dyn Device, is_over: impl Fn() -> bool) {
+    /// Between two looks others may have the device.
+    const PAUSE: Duration = Duration::from_millis(10);
+    while !device.has_settled() && !is_over() {
+        std::thread::sleep(PAUSE);
+    }
 }

@@ -26,7 +26,7 @@ use frontend_spec::virtio::feature;
 
 use crate::memory::GuestRam;
 use crate::ring::RingLayout;
-use crate::transport::{Device, Interrupt};
+use crate::transport::{Device, Interrupt, settle};
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
@@ -102,10 +102,15 @@ impl Connection {
         }
     }
 
+    /// The connection is about to end: nothing starts, and nothing is waited for on its behalf.
+    pub fn give_up(&self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+    }
+
     /// The front end is gone: queues stop and do not start again.
     pub fn close(&self) {
         self.complain();
-        self.shared.closed.store(true, Ordering::Relaxed);
+        self.give_up();
         for queue in 0..self.shared.device.identity().queue_sizes.len() {
             self.stop(queue);
         }
@@ -208,6 +213,8 @@ impl VhostUserBackend for Connection {
             self.stop(queue);
         }
         self.shared.device.reset();
+        // What the front end says next, it says of a device that has been reset.
+        settle(&*self.shared.device, || self.shared.closed.load(Ordering::Relaxed));
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
@@ -254,5 +261,46 @@ impl VhostUserBackend for Connection {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::transport::idle::Idle;
+
+    /// A bound, not an expectation.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_reset_is_over_when_it_is_done_or_the_connection_is() {
+        for gives_up in [false, true] {
+            let ((asked, looks), (done, told)) = (channel(), channel());
+            let is_done = Arc::new(AtomicBool::new(false));
+            let (settled, asked) = (is_done.clone(), Mutex::new(asked));
+            let device = Idle::new(|| {}).settling(move || {
+                let _ = asked.lock().unwrap().send(());
+                settled.load(Ordering::Relaxed)
+            });
+            let connection = Connection::new(Arc::new(device), None);
+            let resetting = connection.clone();
+            std::thread::spawn(move || {
+                resetting.reset_device();
+                done.send(()).unwrap();
+            });
+            for _ in 0..3 {
+                looks.recv_timeout(PATIENCE).unwrap();
+            }
+            assert!(told.try_recv().is_err(), "it looks no more");
+            if gives_up {
+                connection.give_up();
+            } else {
+                is_done.store(true, Ordering::Relaxed);
+            }
+            told.recv_timeout(PATIENCE).expect("it waits for ever");
+        }
     }
 }

@@ -70,8 +70,15 @@ fn what_an_endpoint_that_was_cut_off_may_still_use_is_not_acknowledged() {
     assert_eq!(rig.ask(&[unmap(3).as_bytes(), leave.as_bytes()]), [failed; 2]);
     assert_eq!(rig.ask(&[leave.as_bytes(), home.as_bytes()]), [Status::Inval as u8, failed]);
 
-    drop(pins);
+    // A start that is a new driver's waits no longer than a reset does, and tells whoever wants the endpoint.
+    rig.device.stop(REQUEST_QUEUE);
+    rig.ring = Ring::new(&rig.memory, [0x4000, 0x5000, 0x6000], true);
+    rig.device.activate(REQUEST_QUEUE, rig.ring.layout, 0, Arc::new(Deaf));
+    assert_eq!(rig.ask(&[elsewhere.as_bytes(), home.as_bytes()]), [ok, failed]);
     rig.device.reset();
+    assert!(!rig.device.has_settled(), "the access goes on");
+    drop(pins);
+    assert!(rig.device.has_settled());
     rig.device.ack_features(feature::MAP_UNMAP);
     assert_eq!(rig.ask(&[home.as_bytes(), map(1).as_bytes(), unmap(1).as_bytes()]), [ok; 3]);
 }

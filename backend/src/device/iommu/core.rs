@@ -12,6 +12,9 @@ use super::{FaultLog, IommuStats};
 /// meanwhile; its kernel calls a spin of 20 s a lockup.
 const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long one look waits whether a reset is done.
+const RESET_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a reserved region is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedKind {
@@ -66,7 +69,7 @@ impl Iommu {
         Self::build(size, bypass, holes, QUIESCE_LIMIT)
     }
 
-    /// The same, with another bound on the wait for DMA in flight.
+    /// The same, with another bound on the wait for DMA in flight, which a look at a reset does not exceed either.
     ///
     /// # Errors
     /// As [`Iommu::new`].
@@ -75,7 +78,8 @@ impl Iommu {
     }
 
     fn build(size: TableSize, bypass: bool, holes: &[(u64, u64)], quiesce_limit: Duration) -> std::io::Result<Self> {
-        let mut calgary = Calgary::new(size, Limits::default()).map_err(std::io::Error::other)?;
+        let limits = Limits { reset_wait: RESET_LIMIT.min(quiesce_limit), ..Limits::default() };
+        let mut calgary = Calgary::new(size, limits).map_err(std::io::Error::other)?;
         let mut reserved = vec![LEGACY_HOLE, MSI_WINDOW];
         reserved.retain(|own| !holes.iter().any(|&(first, last)| first <= own.first && own.last <= last));
         reserved.extend(holes.iter().map(|&(first, last)| Reserved { first, last, kind: ReservedKind::Hole }));
@@ -157,10 +161,13 @@ impl Iommu {
         self.commit(&mut calgary);
     }
 
-    /// Drops every domain, as a device reset does. Bypass stays as it is (virtio 1.2 §5.13.6.8).
-    pub fn reset(&self) {
-        self.calgary().reset();
+    /// Drops every domain, as a device reset does. Bypass stays as it is (virtio 1.2 §5.13.6.8). Says whether no access that
+    /// has begun through a domain is under way any more; if one is, its endpoint stays cut off until a later reset finds it
+    /// quiet.
+    pub fn reset(&self) -> bool {
+        let is_quiet = self.calgary().reset().broken.is_empty();
         self.faults.clear();
+        is_quiet
     }
 
     /// Exclusive use of the tables.

@@ -21,7 +21,7 @@ pub use faults::{FaultLog, FaultRecord};
 pub use stats::{IommuStats, IommuStatsSnapshot};
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use log::{error, info};
@@ -46,6 +46,9 @@ pub const PROBE_SIZE: u32 = 512;
 /// Last domain id, so that Linux, which keeps ids in a signed int, sees no limit of ours.
 pub const LAST_DOMAIN: u32 = i32::MAX as u32;
 
+/// Why a reset takes its time.
+const STILL_BUSY: &str = "a DMA in flight does not end (is its file system hanging?)";
+
 /// Without INDIRECT_DESC: a request is two descriptors, and a table for them costs a driver more than two entries of the ring do.
 const FEATURES: u64 = feature::VERSION_1
     | feature::EVENT_IDX
@@ -61,6 +64,8 @@ pub struct IommuDevice {
     identity: Identity,
     iommu: Arc<Iommu>,
     acked: AtomicU64,
+    /// A reset waits for accesses that are under way.
+    is_resetting: AtomicBool,
     shared: Shared<Worker>,
     seat: Seat,
     throttle: Throttle,
@@ -90,6 +95,7 @@ impl IommuDevice {
             identity,
             iommu,
             acked: AtomicU64::new(0),
+            is_resetting: AtomicBool::new(false),
             shared: Shared::new(worker),
             seat: Seat::new(&SideCore::new(poll), Weak::<Self>::new(), false),
             throttle: Throttle::default(),
@@ -200,7 +206,9 @@ impl Device for IommuDevice {
                 let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
                 if !resumed {
                     worker.taken = 0;
-                    self.iommu.reset();
+                    if !self.iommu.reset() {
+                        error!("iommu: {STILL_BUSY}: its endpoint stays cut off, and a driver cannot use it, until a later reset finds it quiet");
+                    }
                 }
             }
             worker.queues[queue] = Some(Queue::new(ring, interrupt));
@@ -238,7 +246,17 @@ impl Device for IommuDevice {
     fn reset(&self) {
         self.control(|worker| worker.taken = 0);
         self.acked.store(0, Ordering::Relaxed);
-        self.iommu.reset();
+        let is_quiet = self.iommu.reset();
+        self.is_resetting.store(!is_quiet, Ordering::Relaxed);
+        if !is_quiet {
+            error!("iommu: {STILL_BUSY}: the reset is not done before it has ended");
+        }
+    }
+
+    fn has_settled(&self) -> bool {
+        let is_done = !self.is_resetting.load(Ordering::Relaxed) || self.iommu.reset();
+        self.is_resetting.store(!is_done, Ordering::Relaxed);
+        is_done
     }
 }
 

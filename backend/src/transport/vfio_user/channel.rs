@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
@@ -49,11 +50,12 @@ pub(super) struct Channel {
     stream: UnixStream,
     /// Held while a reply goes out, so that replies do not mix.
     sending: Mutex<()>,
+    is_over: AtomicBool,
 }
 
 impl Channel {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, sending: Mutex::new(()) }
+        Self { stream, sending: Mutex::new(()), is_over: AtomicBool::new(false) }
     }
 
     /// Waits for the next message.
@@ -144,7 +146,13 @@ impl Channel {
 
     /// Ends both directions; whoever reads or writes comes back.
     pub(super) fn shut_down(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Whether nobody hears a reply any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 }
 

@@ -15,7 +15,7 @@ use super::interrupts::{Interrupts, QueueInterrupt};
 use super::wire::Header;
 use crate::memory::GuestRam;
 use crate::ring::RingLayout;
-use crate::transport::Device;
+use crate::transport::{Device, settle};
 
 /// Jobs that may wait; a client that sends more waits itself.
 const WAITING: usize = 256;
@@ -150,6 +150,7 @@ impl Worker {
                 Job::Reset(reply) => {
                     self.stop_queues();
                     self.device.reset();
+                    settle(&*self.device, || self.channel.is_over());
                     self.interrupts.forget_queues();
                     self.progress.resets.fetch_sub(1, Ordering::AcqRel);
                     self.reply(reply);
@@ -193,12 +194,14 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
     use std::time::Duration;
 
     use super::super::doorbells::Service;
     use super::*;
+    use crate::transport::idle::Idle;
     use crate::transport::{Identity, Interrupt};
 
     /// A bound, not an expectation.
@@ -259,6 +262,41 @@ mod tests {
         fn reset(&self) {
             self.say("reset");
         }
+    }
+
+    #[test]
+    fn a_reset_is_answered_when_nothing_uses_what_it_took_away() {
+        let ((asked, looks), (done, told)) = (channel(), channel());
+        let (stream, mut client) = UnixStream::pair().unwrap();
+        let is_done = Arc::new(AtomicBool::new(false));
+        let (settled, asked) = (is_done.clone(), Mutex::new(asked));
+        let device = Arc::new(Idle::new(|| {}).settling(move || {
+            let _ = asked.lock().unwrap().send(());
+            settled.load(Ordering::Relaxed)
+        }));
+        let channel = Arc::new(Channel::new(stream));
+        let doorbells = Doorbells::new(1).unwrap();
+        let lane = Lane::start(device, channel.clone(), Interrupts::new(1), doorbells).unwrap();
+        let reset = || Job::Reset(Some((Header::default(), Vec::new())));
+        lane.put(reset());
+        for _ in 0..3 {
+            looks.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(lane.progress.is_resetting(), "it was said to be done");
+        is_done.store(true, Ordering::Relaxed);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.read_exact(&mut [0; Header::SIZE]).unwrap();
+        assert!(!lane.progress.is_resetting());
+
+        // A client that has left waits for nothing.
+        is_done.store(false, Ordering::Relaxed);
+        lane.put(reset());
+        channel.shut_down();
+        std::thread::spawn(move || {
+            drop(lane);
+            done.send(()).unwrap();
+        });
+        told.recv_timeout(PATIENCE).expect("the lane does not end");
     }
 
     #[test]
