@@ -109,6 +109,13 @@ impl Ring {
         }
     }
 
+    /// The same where the last `owed` of the first `base` entries were not completed before: they are to be completed first.
+    #[must_use]
+    pub fn resuming(layout: RingLayout, base: u16, owed: u16) -> Self {
+        let used = base.wrapping_sub(owed);
+        Self { next_used: used, signalled: used, ..Self::new(layout, base) }
+    }
+
     /// Where the ring lies.
     #[must_use]
     pub fn layout(&self) -> RingLayout {
@@ -265,19 +272,34 @@ impl Ring {
         self.set_used_word(window, 2, self.next_used)
     }
 
-    /// Whether the driver wants an interrupt for what was published since the last call (§2.7.7, §2.7.10).
+    /// Writes one used element and makes it visible.
+    ///
+    /// # Errors
+    /// The ring is not reachable; the element was not given back then.
+    #[inline]
+    pub fn complete(&mut self, window: &Window<'_>, head: u16, len: u32) -> Result<(), RingError> {
+        let before = self.next_used;
+        let completed = self.push_used(window, head, len).and_then(|()| self.publish(window));
+        if completed.is_err() {
+            self.next_used = before;
+        }
+        completed
+    }
+
+    /// Whether the driver wants an interrupt for what was published since the last call that could say so (§2.7.7, §2.7.10).
     ///
     /// # Errors
     /// The ring is not reachable.
     #[inline]
     pub fn wants_interrupt(&mut self, window: &Window<'_>) -> Result<bool, RingError> {
-        let old = std::mem::replace(&mut self.signalled, self.next_used);
-        if old == self.next_used {
+        if self.signalled == self.next_used {
             return Ok(false);
         }
         // The used index must be visible before the driver's wish is read, or both sides may go to sleep.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        self.interrupt_is_wished_for(window, old)
+        let wants = self.interrupt_is_wished_for(window, self.signalled)?;
+        self.signalled = self.next_used;
+        Ok(wants)
     }
 
     /// The same for a device that has more to do at once: it does not wait until the used index is visible, so a wish that

@@ -234,6 +234,23 @@ fn a_wish_that_comes_late_is_found_at_the_end() {
 }
 
 #[test]
+fn a_wish_that_cannot_be_read_is_found_when_it_can() {
+    for event_idx in [false, true] {
+        let mut behind = Behind::new();
+        let mut ring = Ring::new(Bench::layout(event_idx), 0);
+        ring.complete(&behind.dma.enter(), 0, 0).unwrap();
+        behind.unmap(AVAIL);
+        behind.commit();
+        assert!(ring.wants_interrupt_already(&behind.dma.enter()).is_err());
+        assert!(ring.wants_interrupt(&behind.dma.enter()).is_err());
+        behind.map(AVAIL, 0x1_2000);
+        behind.commit();
+        assert_eq!(ring.wants_interrupt(&behind.dma.enter()), Ok(true), "event_idx {event_idx}: never told");
+        assert_eq!(ring.wants_interrupt(&behind.dma.enter()), Ok(false));
+    }
+}
+
+#[test]
 fn the_interrupt_index_is_honoured_across_the_wrap() {
     for base in [0, 0xffff] {
         let mut bench = Bench::new();
@@ -347,6 +364,15 @@ fn a_translated_ring_goes_where_its_pages_are_mapped_now() {
         ring.publish(&window)
     };
     complete(&mut behind, &mut ring).unwrap();
+    assert_eq!(behind.real_u16(0x1_3002), 1);
+
+    // What cannot be shown counts as not given back.
+    behind.unmap(USED);
+    behind.commit();
+    assert!(ring.complete(&behind.dma.enter(), 4, 8).is_err());
+    behind.map(USED, 0x1_3000);
+    behind.commit();
+    ring.publish(&behind.dma.enter()).unwrap();
     assert_eq!(behind.real_u16(0x1_3002), 1);
 
     // Moved: once the commit is over, nothing reaches the old page.

@@ -116,9 +116,17 @@ fn message<'a>(request: &impl Message<'a>) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
-    for (missing, event_idx) in cases() {
+/// A share whose guest waits for a lock that somebody on the host holds.
+struct WaitsForLock {
+    memory: GuestMemoryMmap,
+    ring: Ring,
+    device: ShareDevice,
+    holder: File,
+    _folder: tempfile::TempDir,
+}
+
+impl WaitsForLock {
+    fn new(event_idx: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, b"content").unwrap();
@@ -155,7 +163,14 @@ fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
         };
         assert!(!ask(&message(&lock)));
         assert_eq!(device.stats().parked, 1);
+        Self { memory, ring, device, holder, _folder: folder }
+    }
+}
 
+#[test]
+fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
+    for (missing, event_idx) in cases() {
+        let WaitsForLock { memory, ring, device, holder, .. } = WaitsForLock::new(event_idx);
         device.set_memory(without(&memory, missing));
         lock_on_the_host(&holder, libc::F_UNLCK);
         device.service(0);
@@ -168,6 +183,47 @@ fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
         });
         assert_eq!(device.stats().parked, 0);
     }
+}
+
+#[test]
+fn what_a_stop_cannot_give_back_goes_back_when_the_ring_goes_on() {
+    for (missing, event_idx) in cases() {
+        let WaitsForLock { memory, mut ring, device, holder: _holder, .. } = WaitsForLock::new(event_idx);
+        device.set_memory(without(&memory, missing));
+        let stopped = device.stop(0);
+        assert_eq!(stopped, Some(5), "all that was taken");
+        device.set_memory(GuestRam::new(&memory));
+        device.activate(0, ring.layout, 5, Arc::new(Deaf));
+        wake_if_asked(&device);
+        assert!(ring.is_answered(), "{missing:#x}, event_idx {event_idx}: the guest waits for ever");
+        // Rlock, BLOCKED: to be asked for again.
+        let mut reply = [0; 8];
+        memory.read_slice(&mut reply, GuestAddress(BUFFERS + 0x100)).unwrap();
+        assert_eq!((reply[4], reply[7]), (53, 1));
+        // And the ring goes on.
+        ring.offer(&[&[1]]);
+        device.service(0);
+        assert!(ring.is_answered());
+    }
+}
+
+#[test]
+fn a_new_driver_gets_nothing_that_was_owed_to_the_last_one() {
+    let WaitsForLock { memory, ring, device, holder: _holder, .. } = WaitsForLock::new(true);
+    device.set_memory(without(&memory, PARTS[2]));
+    assert_eq!(device.stop(0), Some(5));
+    device.set_memory(GuestRam::new(&memory));
+    for part in PARTS {
+        memory.write_slice(&[0; PART_BYTES], GuestAddress(part)).unwrap();
+    }
+    let mut anew = Ring::new(&memory, PARTS, true);
+    device.activate(0, ring.layout, 0, Arc::new(Deaf));
+    wake_if_asked(&device);
+    device.service(0);
+    assert!(anew.is_answered(), "a used element that nobody asked for");
+    anew.offer(&[&[1], &[2]]);
+    device.service(0);
+    assert!(anew.is_answered());
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod wake;
 
 pub use stats::{ShareStats, ShareStatsSnapshot};
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
@@ -91,8 +92,10 @@ struct Worker {
     hand: Hand,
     ahead: Ahead,
     flights: Flights,
-    /// Chains that go back next, with their used lengths.
-    returned: Vec<(u16, u32)>,
+    /// Chains that go back next, with their used lengths. What finds the ring out of reach stays here.
+    returned: VecDeque<(u16, u32)>,
+    /// Where the queue stopped.
+    stopped_at: Option<u16>,
     /// The thread wakes regularly, for parked locks.
     tries_locks: bool,
     /// When to try them, should the thread be busy elsewhere.
@@ -146,7 +149,8 @@ impl<F: FileSystem> ShareDevice<F> {
             hand: Hand::default(),
             ahead: Ahead::default(),
             flights: Flights::new(DEFAULT_MAX_INFLIGHT),
-            returned: Vec::new(),
+            returned: VecDeque::new(),
+            stopped_at: None,
             tries_locks: false,
             try_locks_at: Instant::now(),
             taken: 0,
@@ -284,19 +288,29 @@ impl<F: FileSystem> Device for ShareDevice<F> {
 
     fn activate(&self, _queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>) {
         self.control(|worker| {
-            let ring = Ring::new(layout, base);
             // Whatever a transport left here without a stop is nobody's any more.
             self.give_up_all(worker);
+            let mut goes_on = worker.stopped_at.take() == Some(base);
             if base == 0 {
                 // A ring that wraps to 0 while paused is told from a new one by what the device once wrote into it.
+                let ring = Ring::new(layout, base);
                 let resumed = worker.taken > 0 && ring.has_history(&worker.dma.enter()).unwrap_or(false);
                 if !resumed {
                     worker.taken = 0;
                     self.end_session();
                 }
+                goes_on &= resumed;
+            }
+            if !goes_on {
+                worker.returned.clear();
             }
             info!("{}: queue starts at {base}", self.identity.name);
-            worker.queue = Some(Queue::new(ring, interrupt));
+            // No more than were taken from a ring.
+            let owed = u16::try_from(worker.returned.len()).unwrap_or(u16::MAX);
+            worker.queue = Some(Queue::new(Ring::resuming(layout, base, owed), interrupt));
+            if owed > 0 {
+                self.rouse();
+            }
         });
     }
 
@@ -311,7 +325,8 @@ impl<F: FileSystem> Device for ShareDevice<F> {
                 self.signal_the_rest(worker);
                 self.try_locks_regularly(worker);
             }
-            worker.queue.take().map(|stopped| stopped.ring.next_avail())
+            worker.stopped_at = worker.queue.take().map(|stopped| stopped.ring.next_avail());
+            worker.stopped_at
         })
     }
 

@@ -30,7 +30,7 @@ impl<F: FileSystem> ShareDevice<F> {
         }
         let pending = !worker.flights.is_full() && queue.ring.pending(&worker.dma.enter()) != Ok(0);
         let locks_due = worker.flights.parked() > 0 && Instant::now() >= worker.try_locks_at;
-        if !(pending || locks_due || self.core.has_finished()) {
+        if !(pending || locks_due || self.core.has_finished() || !worker.returned.is_empty()) {
             if visit == Visit::Kick && queue.looks_unshared() {
                 warn_throttled!(
                     self.throttle,
@@ -86,6 +86,7 @@ impl<F: FileSystem> ShareDevice<F> {
         queue.ring.check(&window)?;
         queue.ring.suppress_kicks(&window)?;
         drop(window);
+        self.return_owed(worker)?;
         // Not before it is known that the ring takes an answer back: a lock that is granted is not asked for again.
         if locks_due {
             // Before the timer's next wake, which would be in vain otherwise.
@@ -122,13 +123,13 @@ impl<F: FileSystem> ShareDevice<F> {
             }
         };
         // What this request ended goes back before it does.
-        self.settle_parked(worker)?;
+        let settled = self.settle_parked(worker);
         match used {
             Some(used) => {
                 worker.ahead.replied(head, used);
-                self.give_back(worker, head, used)
+                settled.and(self.give_back(worker, head, used))
             }
-            None => Ok(()),
+            None => settled,
         }
     }
 
@@ -234,14 +235,23 @@ impl<F: FileSystem> ShareDevice<F> {
         }
     }
 
-    /// Gives a chain back to the driver. Whether it wants an interrupt may be left to [`ShareDevice::signal_the_rest`].
+    /// Gives a chain back to the driver, now or when the ring is in reach again. Whether the driver wants an interrupt may be
+    /// left to [`ShareDevice::signal_the_rest`].
     pub(super) fn give_back(&self, worker: &mut Worker, head: u16, used: u32) -> Result<(), RingError> {
-        let Worker { dma, queue: Some(queue), .. } = worker else { return Ok(()) };
-        let window = dma.enter();
-        queue.ring.push_used(&window, head, used)?;
-        queue.ring.publish(&window)?;
-        if queue.ring.wants_interrupt_already(&window)? {
-            self.signal(queue);
+        worker.returned.push_back((head, used));
+        self.return_owed(worker)
+    }
+
+    /// Gives back what is to go back next.
+    pub(super) fn return_owed(&self, worker: &mut Worker) -> Result<(), RingError> {
+        let Worker { dma, queue: Some(queue), returned, .. } = worker else { return Ok(()) };
+        while let Some(&(head, used)) = returned.front() {
+            let window = dma.enter();
+            queue.ring.complete(&window, head, used)?;
+            returned.pop_front();
+            if queue.ring.wants_interrupt_already(&window)? {
+                self.signal(queue);
+            }
         }
         Ok(())
     }
