@@ -1,5 +1,6 @@
 //! The device models without a transport: rings in memory of this process.
 
+mod configuration;
 mod cut_off;
 mod driver;
 mod out_of_reach;

@@ -1,5 +1,6 @@
 //! The IOMMU that the device model drives and the shares consult: one [`Calgary`] and what surrounds it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ const MSI_WINDOW: Reserved = Reserved { first: 0xfee0_0000, last: 0xfeef_ffff, k
 /// One IOMMU: shared by its device model and by every share behind it.
 pub struct Iommu {
     calgary: Mutex<Calgary>,
+    /// What the tables were told last, for whoever cannot wait for them.
+    bypass: AtomicBool,
     size: TableSize,
     reserved: Vec<Reserved>,
     faults: FaultLog,
@@ -90,6 +93,7 @@ impl Iommu {
         calgary.commit(quiesce_limit);
         Ok(Self {
             calgary: Mutex::new(calgary),
+            bypass: AtomicBool::new(bypass),
             size,
             reserved,
             faults: FaultLog::new()?,
@@ -148,10 +152,11 @@ impl Iommu {
         look(&self.calgary())
     }
 
-    /// Whether unattached endpoints reach memory untranslated.
+    /// Whether unattached endpoints reach memory untranslated. Waits for nothing, as a driver that reads the configuration
+    /// does not expect to: a batch may be waiting for DMA meanwhile.
     #[must_use]
     pub fn bypass(&self) -> bool {
-        self.calgary().bypass()
+        self.bypass.load(Ordering::Acquire)
     }
 
     /// Sets what unattached endpoints may do; true for every DMA when it returns.
@@ -159,6 +164,7 @@ impl Iommu {
         let mut calgary = self.calgary();
         calgary.set_bypass(bypass);
         self.commit(&mut calgary);
+        self.bypass.store(bypass, Ordering::Release);
     }
 
     /// Drops every domain, as a device reset does. Bypass stays as it is (virtio 1.2 §5.13.6.8). Says whether no access that
