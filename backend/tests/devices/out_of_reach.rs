@@ -187,13 +187,19 @@ fn a_lock_that_can_be_had_waits_for_the_ring_of_its_share() {
 
 #[test]
 fn what_a_stop_cannot_give_back_goes_back_when_the_ring_goes_on() {
-    for (missing, event_idx) in cases() {
+    for ((missing, event_idx), starts_early) in cases().flat_map(|case| [(case, false), (case, true)]) {
         let WaitsForLock { memory, mut ring, device, holder: _holder, .. } = WaitsForLock::new(event_idx);
         device.set_memory(without(&memory, missing));
         let stopped = device.stop(0);
         assert_eq!(stopped, Some(5), "all that was taken");
+        if starts_early {
+            device.activate(0, ring.layout, 5, Arc::new(Deaf));
+            wake_if_asked(&device);
+        }
         device.set_memory(GuestRam::new(&memory));
-        device.activate(0, ring.layout, 5, Arc::new(Deaf));
+        if !starts_early {
+            device.activate(0, ring.layout, 5, Arc::new(Deaf));
+        }
         wake_if_asked(&device);
         assert!(ring.is_answered(), "{missing:#x}, event_idx {event_idx}: the guest waits for ever");
         // Rlock, BLOCKED: to be asked for again.

@@ -59,9 +59,15 @@ impl<F: FileSystem> ShareDevice<F> {
         if self.core.has_finished() {
             return Ok(Rearmed::Pending);
         }
-        let Worker { dma, queue: Some(queue), flights, .. } = worker else { return Ok(Rearmed::Asleep) };
+        let Worker { dma, queue: Some(queue), flights, returned, .. } = worker else { return Ok(Rearmed::Asleep) };
+        if !queue.is_usable() {
+            return Ok(Rearmed::Asleep);
+        }
+        if !returned.is_empty() {
+            return Ok(Rearmed::Pending);
+        }
         // Where no request may be taken, the end of one wakes the thread.
-        if !queue.is_usable() || flights.is_full() {
+        if flights.is_full() {
             return Ok(Rearmed::Asleep);
         }
         let pending = queue.ring.request_kicks(&dma.enter())?;
