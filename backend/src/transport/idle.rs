@@ -57,10 +57,6 @@ impl Device for Idle {
 
     fn activate(&self, _: usize, _: RingLayout, _: u16, _: Arc<dyn Interrupt>) {}
 
-    fn is_active(&self, _: usize) -> bool {
-        false
-    }
-
     fn stop(&self, _: usize) -> Option<u16> {
         None
     }

@@ -69,9 +69,6 @@ pub trait Device: Send + Sync + 'static {
     /// never used, anything else continues where [`Device::stop`] left off.
     fn activate(&self, queue: usize, layout: RingLayout, base: u16, interrupt: Arc<dyn Interrupt>);
 
-    /// Whether `queue` runs.
-    fn is_active(&self, queue: usize) -> bool;
-
     /// Stops `queue` once everything taken from it is completed; returns the index of the next entry.
     fn stop(&self, queue: usize) -> Option<u16>;
 

@@ -127,12 +127,6 @@ impl VhostUserDevice {
         })
     }
 
-    /// Everything the back end answered to GET_FEATURES, bit 30 included.
-    #[must_use]
-    pub fn backend_features(&self) -> u64 {
-        self.backend_offers
-    }
-
     /// The protocol features in use.
     #[must_use]
     pub fn protocol_features(&self) -> VhostUserProtocolFeatures {

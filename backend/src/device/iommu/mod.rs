@@ -215,10 +215,6 @@ impl Device for IommuDevice {
         });
     }
 
-    fn is_active(&self, queue: usize) -> bool {
-        self.control(|worker| worker.queues[queue].is_some())
-    }
-
     fn stop(&self, queue: usize) -> Option<u16> {
         self.control(|worker| worker.queues[queue].take().map(|stopped| stopped.ring.next_avail()))
     }

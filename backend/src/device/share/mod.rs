@@ -314,10 +314,6 @@ impl<F: FileSystem> Device for ShareDevice<F> {
         });
     }
 
-    fn is_active(&self, _queue: usize) -> bool {
-        self.control(|worker| worker.queue.is_some())
-    }
-
     fn stop(&self, _queue: usize) -> Option<u16> {
         self.control(|worker| {
             if worker.queue.is_some() {

@@ -247,10 +247,6 @@ mod tests {
             self.say("activate");
         }
 
-        fn is_active(&self, _: usize) -> bool {
-            true
-        }
-
         fn stop(&self, _: usize) -> Option<u16> {
             None
         }

@@ -42,8 +42,6 @@ pub struct Costs {
     pub mmio_write: Duration,
     /// A flush of a dirty line.
     pub line_flush: Duration,
-    /// A walk, paid by the device.
-    pub walk: Duration,
 }
 
 impl Default for Costs {
@@ -52,7 +50,6 @@ impl Default for Costs {
             mmio_read: Duration::from_nanos(1000),
             mmio_write: Duration::from_nanos(100),
             line_flush: Duration::from_nanos(100),
-            walk: Duration::from_nanos(250),
         }
     }
 }
@@ -65,12 +62,6 @@ impl Costs {
         part(self.mmio_read, counters.mmio_reads)
             + part(self.mmio_write, counters.mmio_writes)
             + part(self.line_flush, counters.line_flushes)
-    }
-
-    /// Time that devices spend waiting for walks.
-    #[must_use]
-    pub fn of_devices(&self, counters: &Counters) -> Duration {
-        Duration::from_secs_f64(self.walk.as_secs_f64() * counters.walks as f64)
     }
 }
 

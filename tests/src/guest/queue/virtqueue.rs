@@ -58,15 +58,6 @@ impl VirtQueue {
         self.timeout = timeout;
     }
 
-    /// Change how to wait.
-    ///
-    /// # Errors
-    /// [`QueueError::Memory`].
-    pub fn set_waiting(&mut self, waiting: Waiting) -> Result<(), QueueError> {
-        self.waiting = waiting;
-        self.apply_waiting()
-    }
-
     /// The ring, for hostile tests and statistics.
     pub fn ring(&mut self) -> &mut SplitQueue {
         &mut self.ring
