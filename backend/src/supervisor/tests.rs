@@ -4,9 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Barrier, Mutex};
 
+use virtio_9p::{Options, Passthrough, PassthroughOptions, Server};
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::listen::{Clients, ListenAddress, ListenLimits, ListenPort, Listener};
 use crate::transport::idle::Idle;
 use crate::transport::vfio_user::wire::Header;
 
@@ -90,6 +92,34 @@ fn after_a_front_end_that_could_not_be_served_the_next_one_is() {
     drop(scene.connect());
     scene.resets.recv_timeout(PATIENCE).unwrap();
     scene.stop();
+}
+
+#[test]
+fn a_stop_asks_other_clients_to_end_before_it_waits_for_a_front_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (near, far) = (folder.path().join("near"), folder.path().join("far"));
+    let address = ListenAddress::Unix(far.clone());
+    let files = Passthrough::new(folder.path(), PassthroughOptions::default()).unwrap();
+    let streams = ListenPort::new("files".to_owned(), Listener::bind(&address).unwrap(), move || {
+        Arc::new(Server::new(files.for_another_session(), Options::default()))
+    });
+    let patient = ListenLimits { message: 2 * PATIENCE, ..ListenLimits::default() };
+    let clients = Arc::new(Clients::new(patient));
+    let listening = Arc::new(Listening::start(vec![streams], clients).unwrap());
+    // The front end's connection ends when the other client's has.
+    let other = UnixStream::connect(&far).unwrap();
+    let device = Idle::new(move || {
+        let _ = (&other).read(&mut [0]);
+    });
+    let port = Port::new(Arc::new(device), BoundSocket::bind(&near).unwrap(), Protocol::VfioUser).unwrap();
+    let (supervisor, stop) = Supervisor::new(vec![port], false, Box::new(|| {})).unwrap();
+    let mut supervisor = supervisor.with_listening(Some(listening));
+    supervisor.stop_limit = 2 * PATIENCE;
+    let thread = std::thread::spawn(move || supervisor.run());
+    let front_end = UnixStream::connect(&near).unwrap();
+    ask(&front_end);
+    stop.stop();
+    ended(thread).unwrap();
 }
 
 /// The descriptor of the event loop that watches all of `watched`, once there is one.
