@@ -373,3 +373,37 @@ impl<F: FileSystem> Member for ShareDevice<F> {
         self.core.wake.now();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_9p::Options;
+    use virtio_9p::synthetic::{Directory, Synthetic};
+
+    use super::*;
+
+    struct Deaf;
+
+    impl Interrupt for Deaf {
+        fn signal(&self) {}
+    }
+
+    #[test]
+    fn nobody_looks_for_ever_at_a_ring_that_takes_no_answer() {
+        let server = Server::new(Synthetic::new(Directory::new()), Options::default());
+        let tag = "home".parse().unwrap();
+        let share = ShareDevice::new(&tag, server, 65536, Attachment::Direct, PollPolicy::Off).unwrap();
+        // A worker finishes what was answered when the queue stopped.
+        share.core.work(Job::TryLocks);
+        assert_eq!(share.rearm(true), Rearmed::Asleep);
+        // And once more while the ring is not in guest memory.
+        let layout = RingLayout { descriptors: 0, avail: 0x1000, used: 0x2000, size: 8, event_idx: false };
+        share.activate(0, layout, 0, Arc::new(Deaf));
+        share.service(0);
+        assert_eq!(share.rearm(true), Rearmed::Asleep);
+        let memory = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(vm_memory::GuestAddress(0), 0x1_0000)]).unwrap();
+        share.set_memory(GuestRam::new(&memory));
+        assert_eq!(share.rearm(true), Rearmed::Pending);
+        share.wake();
+        assert_eq!(share.rearm(true), Rearmed::Asleep);
+    }
+}

@@ -56,14 +56,12 @@ impl<F: FileSystem> ShareDevice<F> {
 
     /// Asks for a kick at the next request.
     pub(super) fn ask_for_kicks(&self, worker: &mut Worker) -> Result<Rearmed, RingError> {
-        if self.core.has_finished() {
-            return Ok(Rearmed::Pending);
-        }
         let Worker { dma, queue: Some(queue), flights, returned, .. } = worker else { return Ok(Rearmed::Asleep) };
+        // What is finished waits for a ring that takes it, however long: nobody is to poll for that.
         if !queue.is_usable() {
             return Ok(Rearmed::Asleep);
         }
-        if !returned.is_empty() {
+        if self.core.has_finished() || !returned.is_empty() {
             return Ok(Rearmed::Pending);
         }
         // Where no request may be taken, the end of one wakes the thread.
