@@ -78,6 +78,15 @@ pub struct Mapped {
     pub stays: bool,
 }
 
+/// What one of several requests needs, and what it got.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// What is to be reachable.
+    pub buffers: Vec<Buffer>,
+    /// What is, in the same order.
+    pub mapped: Vec<Mapped>,
+}
+
 /// Turns guest memory into device addresses, for one device.
 pub trait DmaMapper: Debug + Send + Sync {
     /// Make `bytes` contiguous bytes at `gpa` reachable for one request.
@@ -111,6 +120,23 @@ pub trait DmaMapper: Debug + Send + Sync {
         unmap_each(self, mapped)
     }
 
+    /// Makes the buffers of several requests reachable, as a driver on as many processors does: what one of them waits for keeps
+    /// no other one waiting.
+    ///
+    /// # Errors
+    /// As [`DmaMapper::map`]; what is in any of the lists is mapped and remains so.
+    fn map_requests(&self, requests: &mut [Reach]) -> Result<(), DmaError> {
+        map_requests_each(self, requests)
+    }
+
+    /// Ends what [`DmaMapper::map_requests`] did, likewise.
+    ///
+    /// # Errors
+    /// As [`DmaMapper::unmap_all`].
+    fn unmap_requests(&self, requests: &mut [Reach]) -> Result<(), DmaError> {
+        unmap_requests_each(self, requests)
+    }
+
     /// Make `bytes` bytes at `gpa` reachable both ways for as long as the device runs, at an
     /// address below `limit`: ring memory, whose address a VMM must be able to take for one of
     /// guest RAM.
@@ -134,6 +160,20 @@ pub(super) fn unmap_each(mapper: &(impl DmaMapper + ?Sized), mapped: &mut Vec<Ma
     let mut result = Ok(());
     for Mapped { address, bytes, .. } in mapped.drain(..).filter(|mapped| !mapped.stays) {
         result = result.and(mapper.unmap(address, bytes));
+    }
+    result
+}
+
+/// [`DmaMapper::map_requests`], one after the other.
+pub(super) fn map_requests_each(mapper: &(impl DmaMapper + ?Sized), requests: &mut [Reach]) -> Result<(), DmaError> {
+    requests.iter_mut().try_for_each(|Reach { buffers, mapped }| mapper.map_all(buffers, mapped))
+}
+
+/// [`DmaMapper::unmap_requests`], one after the other.
+pub(super) fn unmap_requests_each(mapper: &(impl DmaMapper + ?Sized), requests: &mut [Reach]) -> Result<(), DmaError> {
+    let mut result = Ok(());
+    for request in requests {
+        result = result.and(mapper.unmap_all(&mut request.mapped));
     }
     result
 }

@@ -30,6 +30,11 @@ pub(crate) trait Channel {
     /// Puts the request `op` into `slot`, which is free. It may wait for [`Channel::kick`].
     fn submit(&mut self, slot: usize, op: &Op<'_>) -> Result<(), Failure>;
 
+    /// The same of several requests, which may wait for other things than the server at the same time.
+    fn submit_all(&mut self, requests: &[(usize, Op<'_>)]) -> Result<(), Failure> {
+        requests.iter().try_for_each(|(slot, op)| self.submit(*slot, op))
+    }
+
     /// Shows the server what was submitted.
     fn kick(&mut self) -> Result<(), Failure>;
 

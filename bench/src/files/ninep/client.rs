@@ -354,13 +354,17 @@ impl<C: Channel> NinepSubject<C> {
         let mut free: Vec<usize> = (0..depth).rev().collect();
         let mut out: VecDeque<(usize, u64)> = VecDeque::new();
         let mut left = operations;
+        let mut requests: Vec<(usize, Op<'static>)> = Vec::new();
         while left > 0 || !out.is_empty() {
+            requests.clear();
             while let (true, Some(slot)) = (left > 0, free.last().copied()) {
                 free.pop();
                 left -= 1;
-                let offset = self.begin(work, slot, &out)?;
+                let (op, offset) = self.begin(work, slot, &out)?;
+                requests.push((slot, op));
                 out.push_back((slot, offset));
             }
+            self.channel.submit_all(&requests)?;
             self.channel.kick()?;
             // The oldest first, and with it all that are done: the next kick then stands for several requests.
             while let Some((slot, offset)) = out.pop_front() {
@@ -381,25 +385,20 @@ impl<C: Channel> NinepSubject<C> {
         Ok(())
     }
 
-    /// Submits one message; `out` are the others, whose places no write shares: the last one to a place can be checked then.
-    fn begin(&mut self, work: Work, slot: usize, out: &VecDeque<(usize, u64)>) -> Result<u64, Failure> {
-        let op = match work {
+    /// The next message for `slot`, and where in the file; `out` are the others, whose places no write shares: the last one to a place can be checked then.
+    fn begin(&mut self, work: Work, slot: usize, out: &VecDeque<(usize, u64)>) -> Result<(Op<'static>, u64), Failure> {
+        Ok(match work {
             Work::Read(bytes) => {
                 let offset = self.places.next(bytes, tree::FILE_BYTES);
-                Op::Read { fid: DATA, offset, bytes }
+                (Op::Read { fid: DATA, offset, bytes }, offset)
             }
             Work::Write(bytes) => {
                 let places = out.iter().map(|(_, offset)| *offset);
                 let offset = self.places.next_but(bytes, tree::FILE_BYTES, places);
                 self.stamp(slot, offset, bytes)?;
-                Op::Write { fid: TARGET, offset, bytes }
+                (Op::Write { fid: TARGET, offset, bytes }, offset)
             }
-            _ => Op::Getattr { fid: FILE },
-        };
-        self.channel.submit(slot, &op)?;
-        Ok(match op {
-            Op::Read { offset, .. } | Op::Write { offset, .. } => offset,
-            _ => 0,
+            _ => (Op::Getattr { fid: FILE }, 0),
         })
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct VirtioChannel {
     name: &'static str,
     buffers: Vec<PageBuffer>,
     tags: Vec<Option<Tag>>,
+    /// Reused: the tags of requests that were submitted together.
+    new: Vec<Tag>,
     server: Server,
 }
 
@@ -53,6 +55,7 @@ impl VirtioChannel {
             name,
             buffers: buffers.collect::<Result<_, _>>()?,
             tags: vec![None; SLOTS],
+            new: Vec::new(),
             server,
         })
     }
@@ -69,6 +72,14 @@ impl Channel for VirtioChannel {
 
     fn submit(&mut self, slot: usize, op: &Op<'_>) -> Result<(), Failure> {
         self.tags[slot] = Some(self.client.submit(op.call(&self.buffers[slot]))?);
+        Ok(())
+    }
+
+    fn submit_all(&mut self, requests: &[(usize, Op<'_>)]) -> Result<(), Failure> {
+        let Self { client, buffers, tags, new, .. } = self;
+        new.clear();
+        client.submit_all(requests.iter().map(|(slot, op)| op.call(&buffers[*slot])), new)?;
+        requests.iter().zip(new).for_each(|((slot, _), tag)| tags[*slot] = Some(*tag));
         Ok(())
     }
 

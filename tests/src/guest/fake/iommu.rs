@@ -14,6 +14,8 @@ pub(crate) struct FakeState {
     pub(crate) endpoints: BTreeMap<u32, u32>,
     /// Requests by type.
     pub(crate) requests: BTreeMap<u8, u64>,
+    /// Pages of memory that were mapped, in the order of the requests.
+    pub(crate) mapped: Vec<u64>,
     /// Reported at the next kick of the event queue, last one first.
     pub(crate) events: Vec<[u8; 24]>,
     pub(crate) bypass: u8,
@@ -66,6 +68,7 @@ impl FakeIommu {
             }
             (3, 36) => {
                 let (first, last, target) = (u64_at(8), u64_at(16), u64_at(24));
+                state.mapped.push(target / 4096);
                 let Some(pages) = state.domains.get_mut(&domain) else { return Some(6) };
                 if first % 4096 != 0 || last % 4096 != 4095 || target % 4096 != 0 || last > Self::LAST_IOVA {
                     return Some(5);

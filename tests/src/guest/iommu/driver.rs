@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::events::EventQueue;
-use super::requests::{Reply, RequestQueue};
+use super::requests::{Kicks, Reply, RequestQueue};
 use super::wire::{
     F_BYPASS_CONFIG, F_DOMAIN_RANGE, F_INPUT_RANGE, F_MAP_UNMAP, F_PROBE, FaultEvent, IommuConfig, Request,
     ReservedRegion, Status, TAIL_BYTES,
@@ -183,7 +183,7 @@ impl Iommu {
     /// [`IommuError::UsedLength`] or [`IommuError::Queue`]; a status other than OK is a value.
     pub fn request(&self, request: Request) -> Result<Status, IommuError> {
         let mut reply = [Reply::NONE];
-        lock(&self.requests).run(&[request], &mut reply)?;
+        lock(&self.requests).run(&[request], &mut reply, Kicks::Together)?;
         reply[0].status()
     }
 
@@ -205,18 +205,18 @@ impl Iommu {
     /// [`IommuError::Queue`]; statuses and used lengths are values.
     pub fn batch(&self, requests: &[Request]) -> Result<Vec<Reply>, IommuError> {
         let mut replies = Vec::new();
-        self.batch_into(requests, &mut replies)?;
+        self.batch_into(requests, &mut replies, Kicks::Together)?;
         Ok(replies)
     }
 
-    /// [`Iommu::batch`] with a list that is used again and again: its former content goes.
+    /// [`Iommu::batch`] with a list that is used again and again, whose former content goes, and with so many kicks.
     ///
     /// # Errors
     /// As [`Iommu::batch`].
-    pub fn batch_into(&self, requests: &[Request], replies: &mut Vec<Reply>) -> Result<(), IommuError> {
+    pub fn batch_into(&self, requests: &[Request], replies: &mut Vec<Reply>, kicks: Kicks) -> Result<(), IommuError> {
         replies.clear();
         replies.resize(requests.len(), Reply::NONE);
-        lock(&self.requests).run(requests, replies)
+        lock(&self.requests).run(requests, replies, kicks)
     }
 
     /// Make a request visible to the device without kick and without waiting, as Linux does with

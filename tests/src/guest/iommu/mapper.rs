@@ -1,14 +1,17 @@
 //! Buffers of one endpoint, mapped through the IOMMU.
 
+mod waves;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::waves::Wave;
 use super::driver::{Iommu, IommuError};
 use super::iova::IovaAllocator;
-use super::requests::Reply;
+use super::requests::{Kicks, Reply};
 use super::wire::{MAP_F_READ, MAP_F_WRITE, Request, Status};
 use crate::guest::address::{DeviceAddr, GuestPhys, PAGE};
-use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped, MapperCounts, unmap_each};
+use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped, MapperCounts, Reach, unmap_each};
 
 /// UNMAPs put off at most, as in Linux' flush queue.
 const MAX_DEFERRED: usize = 256;
@@ -49,6 +52,7 @@ struct State {
     // Reused from one batch to the next.
     requests: Vec<Request>,
     replies: Vec<Reply>,
+    wave: Wave,
 }
 
 /// Mappings that stay, by the number of their first page.
@@ -108,6 +112,7 @@ impl DomainMapper {
                 kept: Kept::default(),
                 requests: Vec::new(),
                 replies: Vec::new(),
+                wave: Wave::default(),
             }),
             maps: AtomicU64::new(0),
             unmaps: AtomicU64::new(0),
@@ -196,8 +201,15 @@ impl DomainMapper {
         Ok(Mapped { address: iova + offset, bytes: buffer.bytes, stays })
     }
 
-    /// Makes all of `buffers` reachable, with one kick for those that are not to be kept. What succeeded is added to `mapped`.
-    fn map_together(&self, state: &mut State, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
+    /// Makes all of `buffers` reachable, those that are not to be kept at the same time and with `kicks`. What succeeded is
+    /// added to `mapped`.
+    fn map_together(
+        &self,
+        state: &mut State,
+        buffers: &[Buffer],
+        mapped: &mut Vec<Mapped>,
+        kicks: Kicks,
+    ) -> Result<(), DmaError> {
         let before = mapped.len();
         let mut requests = std::mem::take(&mut state.requests);
         requests.clear();
@@ -227,7 +239,7 @@ impl DomainMapper {
         self.maps.fetch_add(requests.len() as u64, Ordering::Relaxed);
         let State { iova, replies, .. } = state;
         if !requests.is_empty() {
-            self.iommu.batch_into(&requests, replies)?;
+            self.iommu.batch_into(&requests, replies, kicks)?;
         }
         let mut replies = requests.iter().zip(replies);
         let mut at = 0;
@@ -249,9 +261,9 @@ impl DomainMapper {
         outcome
     }
 
-    /// Ends all of `mapped` that does not stay, with one kick.
-    fn unmap_together(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
-        let State { iova, requests, replies, .. } = &mut *self.state();
+    /// Ends all of `mapped` that does not stay, at the same time and with `kicks`.
+    fn unmap_together(&self, state: &mut State, mapped: &mut Vec<Mapped>, kicks: Kicks) -> Result<(), DmaError> {
+        let State { iova, requests, replies, .. } = state;
         let place = |end: &Mapped| whole_pages(end.address, end.bytes);
         mapped.retain(|end| !end.stays);
         requests.clear();
@@ -260,7 +272,7 @@ impl DomainMapper {
             return Ok(());
         }
         self.unmaps.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        self.iommu.batch_into(requests, replies)?;
+        self.iommu.batch_into(requests, replies, kicks)?;
         let mut result = Ok(());
         for ((request, reply), end) in requests.iter().zip(replies).zip(mapped.drain(..)) {
             match reply.status().and_then(|status| accepted(*request, status)) {
@@ -315,7 +327,7 @@ impl DmaMapper for DomainMapper {
     fn map_all(&self, buffers: &[Buffer], mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
         let mut state = self.state();
         if self.goes_together() {
-            return self.map_together(&mut state, buffers, mapped);
+            return self.map_together(&mut state, buffers, mapped, Kicks::Together);
         }
         for buffer in buffers {
             mapped.push(self.map_one(&mut state, *buffer)?);
@@ -325,9 +337,17 @@ impl DmaMapper for DomainMapper {
 
     fn unmap_all(&self, mapped: &mut Vec<Mapped>) -> Result<(), DmaError> {
         if self.goes_together() {
-            return self.unmap_together(mapped);
+            return self.unmap_together(&mut self.state(), mapped, Kicks::Together);
         }
         unmap_each(self, mapped)
+    }
+
+    fn map_requests(&self, requests: &mut [Reach]) -> Result<(), DmaError> {
+        self.map_in_waves(requests)
+    }
+
+    fn unmap_requests(&self, requests: &mut [Reach]) -> Result<(), DmaError> {
+        self.unmap_in_waves(requests)
     }
 
     fn map_ring(&self, gpa: GuestPhys, bytes: usize, limit: DeviceAddr) -> Result<DeviceAddr, DmaError> {

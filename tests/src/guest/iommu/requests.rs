@@ -37,6 +37,15 @@ impl Reply {
     }
 }
 
+/// How requests that are under way at the same time are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kicks {
+    /// With one kick for all, as those of a scatter list.
+    Together,
+    /// With a kick for each, as those of as many processors.
+    Each,
+}
+
 /// Whose an outstanding head is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Owner {
@@ -84,14 +93,17 @@ impl RequestQueue {
         Ok(())
     }
 
-    pub(super) fn run(&mut self, requests: &[Request], replies: &mut [Reply]) -> Result<(), IommuError> {
+    pub(super) fn run(&mut self, requests: &[Request], replies: &mut [Reply], kicks: Kicks) -> Result<(), IommuError> {
         for (index, request) in requests.iter().enumerate() {
             while !self.try_add(request, Some(index))? {
                 self.queue.kick()?;
                 self.settle_one(replies)?;
             }
             // As in Linux, a device that polls sees each request at once; the kick is for all.
-            self.queue.publish()?;
+            match kicks {
+                Kicks::Together => self.queue.publish()?,
+                Kicks::Each => _ = self.queue.kick()?,
+            }
         }
         self.sync(replies)
     }

@@ -1,5 +1,7 @@
 //! Requests out, replies in, many at a time.
 
+mod several;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use super::envelope::{NinepError, Reply};
 use super::slot::{Slot, SlotState};
 use super::wire::message;
 use crate::guest::address::{DeviceAddr, GuestPhys};
-use crate::guest::dma::DmaMapper;
+use crate::guest::dma::{DmaMapper, Reach};
 use crate::guest::memory::GuestMemory;
 use crate::guest::queue::{RawExchange, RawReply, RingBytes, RingPlacement, SplitQueue, VirtQueue, Waiting};
 use crate::guest::transport::{
@@ -70,6 +72,9 @@ pub struct NinepClient {
     done: VecDeque<u16>,
     sequence: u64,
     pub(super) msize: u32,
+    // Reused: the slots that are worked on together, and what they reach.
+    together: Vec<u16>,
+    reaches: Vec<Reach>,
 }
 
 impl NinepClient {
@@ -127,6 +132,8 @@ impl NinepClient {
             done: VecDeque::new(),
             sequence: 0,
             msize: 0,
+            together: Vec::new(),
+            reaches: Vec::new(),
         })
     }
 
@@ -181,28 +188,48 @@ impl NinepClient {
         self.slots.len() - self.free.len()
     }
 
-    /// Put a request into the ring. The device sees it at the next [`NinepClient::kick`].
+    /// Put a request into the ring. As in Linux, a device that polls sees it at once; any other one at the next
+    /// [`NinepClient::kick`].
     ///
     /// # Errors
     /// [`NinepError::NoTag`], [`NinepError::TooLong`] or [`NinepError::Dma`].
     pub fn submit(&mut self, call: Call) -> Result<Tag, NinepError> {
-        let slot = *self.free.last().ok_or(NinepError::NoTag(self.slots.len()))?;
+        let slot = self.draft(call)?;
+        let Slot { reach, .. } = &mut self.slots[usize::from(slot)];
+        let mapped = self.mapper.map_all(&reach.buffers, &mut reach.mapped);
+        let offered = mapped.map_err(NinepError::from).and_then(|()| self.offer(slot));
+        if offered.is_err() {
+            self.take_back(slot)?;
+        }
+        offered.map(|()| Tag(slot))
+    }
+
+    /// Take a tag and write its message.
+    fn draft(&mut self, call: Call) -> Result<u16, NinepError> {
+        let slot = self.free.pop().ok_or(NinepError::NoTag(self.slots.len()))?;
         let tag = if call.kind == message::VERSION { NOTAG } else { slot };
         let indirect = self.features & F_INDIRECT_DESC != 0;
-        let buffers = &mut self.slots[usize::from(slot)];
-        let table = buffers.prepare(call, tag, &self.memory, self.mapper.as_ref(), indirect)?;
-        match self.queue.add(&buffers.segments, table) {
-            Ok(head) => {
-                buffers.state = SlotState::Sent;
-                self.slot_of_head[usize::from(head)] = slot;
-                self.free.pop();
-                Ok(Tag(slot))
-            }
-            Err(error) => {
-                buffers.release(self.mapper.as_ref())?;
-                Err(error.into())
-            }
+        let written = self.slots[usize::from(slot)].write(call, tag, &self.memory, indirect);
+        if written.is_err() {
+            self.free.push(slot);
         }
+        written.map(|()| slot)
+    }
+
+    /// Put a request that is reachable into the ring.
+    fn offer(&mut self, slot: u16) -> Result<(), NinepError> {
+        let buffers = &mut self.slots[usize::from(slot)];
+        let table = buffers.cut_segments()?;
+        let head = self.queue.add(&buffers.segments, table)?;
+        buffers.state = SlotState::Sent;
+        self.slot_of_head[usize::from(head)] = slot;
+        Ok(self.queue.publish()?)
+    }
+
+    /// Give up a request that is not in the ring.
+    fn take_back(&mut self, slot: u16) -> Result<(), NinepError> {
+        self.free.push(slot);
+        Ok(self.slots[usize::from(slot)].release(self.mapper.as_ref())?)
     }
 
     /// Show the device what was submitted, and notify it if it wants to be.
@@ -241,7 +268,7 @@ impl NinepClient {
                 return Ok(Tag(*slot));
             }
             let used = self.queue.take()?;
-            self.settle(used.head, used.bytes)?;
+            self.settle(used)?;
         }
     }
 
@@ -250,8 +277,8 @@ impl NinepClient {
     /// # Errors
     /// [`NinepError::UnknownTag`] or [`NinepError::Dma`].
     pub fn is_done(&mut self, tag: Tag) -> Result<bool, NinepError> {
-        while let Some(used) = self.queue.try_take()? {
-            self.settle(used.head, used.bytes)?;
+        if let Some(used) = self.queue.try_take()? {
+            self.settle(used)?;
         }
         match self.state(tag) {
             SlotState::Free => Err(NinepError::UnknownTag(tag)),
@@ -360,20 +387,10 @@ impl NinepClient {
                 SlotState::Done { used, sequence } => return Ok((used, sequence)),
                 SlotState::Sent => {
                     let used = self.queue.take()?;
-                    self.settle(used.head, used.bytes)?;
+                    self.settle(used)?;
                 }
             }
         }
-    }
-
-    /// Note a request as done, and unmap its buffers at once, as Linux does.
-    fn settle(&mut self, head: u16, used: u32) -> Result<(), NinepError> {
-        let slot = self.slot_of_head[usize::from(head)];
-        self.sequence += 1;
-        let buffers = &mut self.slots[usize::from(slot)];
-        buffers.state = SlotState::Done { used, sequence: self.sequence };
-        self.done.push_back(slot);
-        Ok(buffers.release(self.mapper.as_ref())?)
     }
 }
 

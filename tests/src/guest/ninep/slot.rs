@@ -6,7 +6,7 @@ use super::call::{Call, Payload};
 use super::envelope::NinepError;
 use super::wire::HEADER_BYTES;
 use crate::guest::address::{GuestPhys, PAGE_BYTES};
-use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Mapped};
+use crate::guest::dma::{Buffer, Direction, DmaError, DmaMapper, Reach};
 use crate::guest::memory::{GuestMemory, MemoryError};
 use crate::guest::queue::{IndirectTable, Segment};
 
@@ -35,10 +35,11 @@ pub(super) struct Slot {
     reply_pages: Vec<GuestPhys>,
     table: GuestPhys,
     pub(super) segments: Vec<Segment>,
-    mapped: Vec<Mapped>,
+    /// The pieces of the request, and its table if it has one.
+    pub(super) reach: Reach,
+    has_table: bool,
     // Reused from request to request.
     message: Vec<u8>,
-    buffers: Vec<Buffer>,
 }
 
 impl Slot {
@@ -46,16 +47,14 @@ impl Slot {
         Ok(Self { table: memory.take_page()?, ..Self::default() })
     }
 
-    /// Write the message, make everything reachable and list the segments. On an error nothing
-    /// stays mapped.
-    pub(super) fn prepare(
+    /// Write the message, and list what is to be reachable.
+    pub(super) fn write(
         &mut self,
         call: Call,
         tag: u16,
         memory: &Arc<GuestMemory>,
-        mapper: &dyn DmaMapper,
         indirect: bool,
-    ) -> Result<Option<IndirectTable>, NinepError> {
+    ) -> Result<(), NinepError> {
         let sent = match &call.payload {
             Payload::Send(_, range) => range.len(),
             Payload::None | Payload::Receive(..) => 0,
@@ -75,23 +74,23 @@ impl Slot {
         self.kind = call.kind;
         self.tag = tag;
         self.payload = call.payload;
-        self.segments.clear();
-        let table = self.reach(mapper, indirect);
-        if table.is_err() {
-            self.release(mapper)?;
-        }
-        table
+        self.list(indirect)
     }
 
     /// End the mappings and let go of the data pages, once the device is done.
     pub(super) fn release(&mut self, mapper: &dyn DmaMapper) -> Result<(), DmaError> {
+        self.let_go();
+        mapper.unmap_all(&mut self.reach.mapped)
+    }
+
+    /// Let go of the data pages alone.
+    pub(super) fn let_go(&mut self) {
         self.payload = Payload::None;
-        mapper.unmap_all(&mut self.mapped)
     }
 
     /// Forget a request together with the mappings of a device that is gone.
     pub(super) fn abandon(&mut self) {
-        self.mapped.clear();
+        self.reach.mapped.clear();
         self.payload = Payload::None;
         self.state = SlotState::Free;
     }
@@ -113,12 +112,12 @@ impl Slot {
         memory.give_page(self.table);
     }
 
-    /// Map in the order in which Linux does: request, data out, reply, data in, table.
-    fn reach(&mut self, mapper: &dyn DmaMapper, indirect: bool) -> Result<Option<IndirectTable>, NinepError> {
+    /// In the order in which Linux maps: request, data out, reply, data in, table.
+    fn list(&mut self, indirect: bool) -> Result<(), NinepError> {
         let own = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction, lasting: true };
         let data = |direction| move |(gpa, bytes)| Buffer { gpa, bytes, direction, lasting: false };
         let (out, back) = (Direction::ToDevice, Direction::FromDevice);
-        let buffers = &mut self.buffers;
+        let buffers = &mut self.reach.buffers;
         buffers.clear();
         buffers.extend(cut(&self.request_pages, self.message.len()).map(own(out)));
         if let Payload::Send(buffer, range) = &self.payload {
@@ -130,20 +129,28 @@ impl Slot {
         }
         let pieces = buffers.len();
         // As in Linux, a request of one segment has no use for a table.
-        let needs_table = indirect && pieces > 1;
-        if needs_table {
+        self.has_table = indirect && pieces > 1;
+        if self.has_table {
             let bytes = 16 * pieces;
             if bytes > PAGE_BYTES {
                 return Err(NinepError::TooLong);
             }
             buffers.push(own(out)((self.table, bytes)));
         }
-        mapper.map_all(buffers, &mut self.mapped)?;
-        for (mapped, buffer) in self.mapped.iter().zip(buffers.iter()).take(pieces) {
+        Ok(())
+    }
+
+    /// List the segments of a request all of which is reachable.
+    pub(super) fn cut_segments(&mut self) -> Result<Option<IndirectTable>, NinepError> {
+        let Reach { buffers, mapped } = &self.reach;
+        let pieces = buffers.len() - usize::from(self.has_table);
+        self.segments.clear();
+        for (mapped, buffer) in mapped.iter().zip(buffers).take(pieces) {
             let bytes = u32::try_from(mapped.bytes).map_err(|_| NinepError::TooLong)?;
-            self.segments.push(Segment { address: mapped.address, bytes, writable: buffer.direction == back });
+            let writable = buffer.direction == Direction::FromDevice;
+            self.segments.push(Segment { address: mapped.address, bytes, writable });
         }
-        let table = self.mapped.last().filter(|_| needs_table);
+        let table = mapped.last().filter(|_| self.has_table);
         Ok(table.map(|table| IndirectTable { memory: self.table, device: table.address }))
     }
 }

@@ -68,3 +68,57 @@ fn a_batch_without_enough_addresses_maps_what_it_can() {
     mapper.unmap_all(&mut mapped).unwrap();
     assert_eq!(mapper.state().iova.free_pages(), left);
 }
+
+#[test]
+fn several_requests_are_mapped_at_the_same_time() {
+    // The order of the pages, those of a wave together, and how many of the driver's own stay.
+    for (mapping, order, stay) in [
+        (Mapping::Strict, &[1, 11, 2, 12, 3, 13][..], 0),
+        (Mapping::StrictTogether, &[1, 2, 3, 11, 12, 13], 0),
+        (Mapping::StrictData, &[2, 3, 12, 13], 2),
+        (Mapping::Lazy, &[1, 2, 3, 11, 12, 13], 0),
+    ] {
+        let fake = FakeDevice::start(FakeIommu::new());
+        let mapper = mapper(&fake, mapping);
+        mapper.state().iova = IovaAllocator::new(PAGE, 17 * PAGE - 1, &[], IovaOrder::BottomUp);
+        let request = |first| Reach {
+            buffers: [first, first + 1, first + 2].map(|number| page(number, number == first)).to_vec(),
+            mapped: Vec::new(),
+        };
+        let mut requests = [request(1), request(11)];
+        // What is kept is mapped before.
+        mapper.map_requests(&mut requests).unwrap();
+        mapper.unmap_requests(&mut requests).unwrap();
+        fake.model.state().mapped.clear();
+        mapper.map_requests(&mut requests).unwrap();
+        assert_eq!(fake.model.state().mapped, order, "{mapping:?}");
+        for Reach { buffers, mapped } in &requests {
+            assert_eq!(mapped.len(), buffers.len());
+            for (mapped, buffer) in mapped.iter().zip(buffers) {
+                assert_eq!(fake.model.translate(ENDPOINT, mapped.address.0, false), Some(buffer.gpa.0), "{mapping:?}");
+            }
+        }
+        mapper.unmap_requests(&mut requests).unwrap();
+        mapper.flush().unwrap();
+        assert_eq!(fake.model.state().domains[&DOMAIN].len(), stay);
+        assert_eq!(mapper.state().iova.free_pages(), 16 - stay as u64, "{mapping:?}");
+    }
+}
+
+#[test]
+fn what_was_mapped_for_several_requests_before_an_error_can_be_unmapped() {
+    for mapping in [Mapping::Strict, Mapping::StrictTogether, Mapping::StrictData, Mapping::Lazy] {
+        let fake = FakeDevice::start(FakeIommu::new());
+        let mapper = mapper(&fake, mapping);
+        let request = |first| Reach {
+            buffers: [first, first + 1, first + 2].map(|number| page(number, false)).to_vec(),
+            mapped: Vec::new(),
+        };
+        let mut requests = [request(1), request(11)];
+        mapper.map_requests(&mut requests).unwrap_err();
+        mapper.unmap_requests(&mut requests).unwrap();
+        mapper.flush().unwrap();
+        assert_eq!(mapper.state().iova.free_pages(), GOOD + REFUSED, "{mapping:?}");
+        assert!(fake.model.state().domains[&DOMAIN].is_empty(), "{mapping:?}");
+    }
+}

@@ -133,3 +133,20 @@ fn raw_bytes_reach_the_server_in_any_pieces() {
     assert_eq!(reply.writable[..7], [7, 0, 0, 0, 121, 0x34, 0x12]);
     assert_eq!(reply.writable[7..], [RawExchange::POISON; 15]);
 }
+
+#[test]
+fn requests_made_together_go_out_together_or_their_tags_come_back() {
+    let fake = FakeDevice::start(FakeServer::new(None));
+    let mut client = start(&fake, ClientOptions { depth: 4, ..ClientOptions::default() });
+    let reads = |count| (0..count).map(|_| Call::read(FILE, 0, 8));
+    let mut tags = Vec::new();
+    client.submit_all(reads(4), &mut tags).unwrap();
+    assert_eq!((tags.len(), client.in_flight()), (4, 4));
+    client.kick().unwrap();
+    for tag in tags.drain(..) {
+        client.collect(tag).unwrap();
+    }
+    let error = client.submit_all(reads(5), &mut tags).unwrap_err();
+    assert!(matches!(error, NinepError::NoTag(4)), "{error}");
+    assert_eq!((tags.len(), client.in_flight()), (0, 0));
+}
