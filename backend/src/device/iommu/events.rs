@@ -38,6 +38,13 @@ impl Worker {
         let events = events.as_ref().filter(|events| events.is_usable());
         events.is_some_and(|events| matches!(events.ring.pending(&dma.enter()), Ok(1..)))
     }
+
+    /// Asks for a kick at the next buffer for an event; says whether there is one by now.
+    pub(super) fn ask_for_event_buffers(&mut self) -> bool {
+        let Self { dma, queues: [_, events], .. } = self;
+        let events = events.as_mut().filter(|events| events.is_usable());
+        events.is_some_and(|events| matches!(events.ring.request_kicks(&dma.enter()), Ok(1..)))
+    }
 }
 
 impl IommuDevice {
@@ -85,5 +92,62 @@ impl IommuDevice {
         }
         queue.ring.publish(&window)?;
         queue.ring.wants_interrupt(&window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use iommu_calgary::TableSize;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    use super::super::Iommu;
+    use super::*;
+    use crate::device::PollPolicy;
+    use crate::device::side_core::{Member, Rearmed};
+    use crate::dma::DmaFault;
+    use crate::memory::GuestRam;
+    use crate::ring::RingLayout;
+    use crate::transport::{Device, Interrupt};
+    use frontend_spec::iommu::REQUEST_QUEUE;
+    use frontend_spec::virtio::{Descriptor, descriptor_flag};
+
+    struct Deaf;
+
+    impl Interrupt for Deaf {
+        fn signal(&self) {}
+    }
+
+    #[test]
+    fn whoever_goes_to_sleep_with_untold_faults_asks_for_buffers() {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let iommu = Arc::new(Iommu::new(TableSize::MiB32, false).unwrap());
+        let device = IommuDevice::new(Arc::clone(&iommu), PollPolicy::Off);
+        device.set_memory(GuestRam::new(&memory));
+        let ring = |at| RingLayout { descriptors: at, avail: at + 0x400, used: at + 0x800, size: 8, event_idx: true };
+        let events = ring(0x2000);
+        device.activate(REQUEST_QUEUE, ring(0x1000), 0, Arc::new(Deaf));
+        device.activate(EVENT_QUEUE, events, 0, Arc::new(Deaf));
+        let room = Descriptor::new(0x8000, EVENT_BYTES, descriptor_flag::WRITE, 0);
+        memory.write_slice(room.as_bytes(), GuestAddress(events.descriptors)).unwrap();
+        let offer = |offered: u16| memory.write_obj(offered, GuestAddress(events.avail + 2)).unwrap();
+        let told = || memory.read_obj::<u16>(GuestAddress(events.used + 2)).unwrap();
+        let fault = |address| {
+            let fault = DmaFault { address, access: Access::Read, reason: DmaFaultReason::NotRam };
+            iommu.faults().record(FaultRecord { endpoint: 8, fault });
+        };
+        // One buffer for one fault, so that nothing is asked for.
+        offer(1);
+        fault(0x5000);
+        device.wake();
+        assert_eq!(told(), 1);
+        // The device's own thread may find another one at the ring, which has no buffer to tell of the next fault either.
+        fault(0x6000);
+        assert_eq!(device.rearm(true), Rearmed::Asleep);
+        let event = memory.read_obj::<u16>(GuestAddress(events.used + 4 + 8 * 8)).unwrap();
+        assert_eq!(event, 1, "the driver would not kick for its next buffer");
+        offer(2);
+        assert_eq!(device.rearm(true), Rearmed::Pending);
     }
 }

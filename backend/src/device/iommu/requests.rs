@@ -62,9 +62,9 @@ impl IommuDevice {
         }
     }
 
-    /// Asks for a kick at the next request.
+    /// Asks for a kick at the next request, and at the next event buffer if there is something to tell.
     pub(super) fn ask_for_kicks(&self, worker: &mut Worker) -> Result<Rearmed, RingError> {
-        let untold = self.iommu.faults().is_pending() && worker.has_room_for_events();
+        let untold = self.iommu.faults().is_pending() && worker.ask_for_event_buffers();
         let Worker { dma, queues: [requests, _], .. } = worker;
         let Some(queue) = requests.as_mut().filter(|queue| queue.is_usable()) else { return Ok(Rearmed::Asleep) };
         let pending = queue.ring.request_kicks(&dma.enter())?;
