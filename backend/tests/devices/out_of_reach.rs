@@ -233,6 +233,18 @@ fn a_new_driver_gets_nothing_that_was_owed_to_the_last_one() {
 }
 
 #[test]
+fn a_reset_forgets_what_was_owed() {
+    let WaitsForLock { memory, ring, device, holder: _holder, .. } = WaitsForLock::new(true);
+    device.set_memory(without(&memory, PARTS[2]));
+    assert_eq!(device.stop(0), Some(5));
+    device.reset();
+    device.set_memory(GuestRam::new(&memory));
+    device.activate(0, ring.layout, 5, Arc::new(Deaf));
+    wake_if_asked(&device);
+    assert!(!ring.is_answered(), "an answer from before the reset");
+}
+
+#[test]
 fn a_fault_waits_for_the_ring_of_events() {
     for (missing, event_idx) in cases() {
         let iommu = Arc::new(Iommu::new(TableSize::MiB32, false).unwrap());

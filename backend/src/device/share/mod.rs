@@ -341,7 +341,11 @@ impl<F: FileSystem> Device for ShareDevice<F> {
     }
 
     fn reset(&self) {
-        self.control(|worker| worker.taken = 0);
+        self.control(|worker| {
+            worker.taken = 0;
+            worker.returned.clear();
+            worker.stopped_at = None;
+        });
         self.end_session();
     }
 }
