@@ -76,6 +76,14 @@ struct SafetyOptions {
     /// Its files belong to root there, so QEMU's server needs this run as root.
     #[arg(long = "linux-guest", value_name = "MODE", value_enum)]
     linux_guest: Vec<crate::linux_guest::Mode>,
+
+    /// A further argument of the Linux guests' kernel, on every server alike; may repeat.
+    #[arg(long = "kernel-arg", value_name = "ARG", requires = "linux_guest")]
+    kernel_args: Vec<String>,
+
+    /// A further argument of the QEMU that runs the Linux guests, on every server alike; may repeat.
+    #[arg(long = "qemu-arg", value_name = "ARG", requires = "linux_guest", allow_hyphen_values = true)]
+    qemu_args: Vec<String>,
 }
 
 fn parse_variant(text: &str) -> Result<(String, String), String> {
@@ -179,7 +187,9 @@ fn price_of_safety(options: &SafetyOptions) -> Result<(), Failure> {
             variants.extend(crate::linux_guest::mechanisms());
         }
         let scene = stage.scene(common);
-        let report = crate::linux_guest::run(&scene, &options.linux_guest, common.rounds.into(), &variants)?;
+        let arguments = crate::linux_guest::Arguments { kernel: &options.kernel_args, qemu: &options.qemu_args };
+        let modes = &options.linux_guest;
+        let report = crate::linux_guest::run(&scene, modes, common.rounds.into(), &variants, arguments)?;
         stage.steps.finish();
         return if common.json {
             print_json(&report)

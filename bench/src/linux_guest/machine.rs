@@ -66,6 +66,15 @@ impl Mode {
     }
 }
 
+/// Further arguments for every guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arguments<'a> {
+    /// The kernel's, after those that the guest needs.
+    pub(crate) kernel: &'a [String],
+    /// QEMU's, after all others.
+    pub(crate) qemu: &'a [String],
+}
+
 /// The two shares.
 pub(crate) const DIRECT: &str = "direct";
 pub(crate) const TRANSLATED: &str = "translated";
@@ -92,19 +101,26 @@ impl Guest {
         name: &'static str,
         mode: Mode,
         daemon_args: &[String],
+        arguments: Arguments<'_>,
     ) -> Result<Self, Failure> {
         let more = [scene.daemon_args, daemon_args].concat();
         let options = DaemonOptions { folder: scene.folder, window: WINDOW, more: &more };
         let daemon = Daemon::start(&options, scene.cores, &scene.place(name)?)?;
         let attachment = attachment::qemu(&attached(&daemon, scene.folder), MEMORY_MIB)
             .map_err(|cause| Failure::wrong(name, cause.to_string()))?;
-        let machine = boot(scene, name, mode, |machine| machine.attachment(attachment))?;
+        let machine = boot(scene, name, mode, arguments, |machine| machine.attachment(attachment))?;
         Ok(Self { name, machine, clock: Clock::Daemon(daemon) })
     }
 
     /// One on QEMU's own virtio-9p and virtio-iommu.
-    pub(crate) fn on_qemu(scene: &Scene<'_>, name: &'static str, mode: Mode) -> Result<Self, Failure> {
-        let machine = boot(scene, name, mode, |machine| machine.own_devices(scene.folder, "passthrough"))?;
+    pub(crate) fn on_qemu(
+        scene: &Scene<'_>,
+        name: &'static str,
+        mode: Mode,
+        arguments: Arguments<'_>,
+    ) -> Result<Self, Failure> {
+        let devices = |machine: MachineBuilder| machine.own_devices(scene.folder, "passthrough");
+        let machine = boot(scene, name, mode, arguments, devices)?;
         let (processor, _) = processor(name, &machine)?;
         let process = CpuClock::of_process(machine.pid().unsigned_abs())?;
         Ok(Self { name, machine, clock: Clock::Qemu { process, processor } })
@@ -179,6 +195,7 @@ fn boot(
     scene: &Scene<'_>,
     name: &'static str,
     mode: Mode,
+    arguments: Arguments<'_>,
     devices: impl FnOnce(MachineBuilder) -> MachineBuilder,
 ) -> Result<Machine, Failure> {
     let programs = scene.programs.ok_or_else(|| Failure::wrong(name, "a guest needs QEMU; leave --no-peers out"))?;
@@ -189,8 +206,9 @@ fn boot(
         .kernel_arg(mode.kernel_arg())
         .guest_program(PROGRAM, own)
         .patience(PATIENCE);
+    let builder = arguments.kernel.iter().fold(builder, MachineBuilder::kernel_arg);
     scene.cores.enter_server()?;
-    let machine = devices(builder).spawn();
+    let machine = devices(builder).extra_args(arguments.qemu).spawn();
     scene.cores.enter_client()?;
     let machine = machine.map_err(|cause| wrong(&cause))?;
     let (_, thread) = processor(name, &machine)?;

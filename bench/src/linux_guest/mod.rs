@@ -13,6 +13,6 @@ mod report;
 mod run;
 
 pub(crate) use load::{GUEST_COMMAND, main as guest_main};
-pub(crate) use machine::Mode;
+pub(crate) use machine::{Arguments, Mode};
 pub(crate) use report::text;
 pub(crate) use run::{mechanisms, run};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::load::{self, Work};
-use super::machine::{DIRECT, Guest, Mode, TRANSLATED};
+use super::machine::{Arguments, DIRECT, Guest, Mode, TRANSLATED};
 use crate::failure::Failure;
 use crate::files::MECHANISMS;
 use crate::measure::{Figure, Idle, Series, idle};
@@ -60,12 +60,14 @@ pub(crate) fn mechanisms() -> impl Iterator<Item = (String, String)> {
     MECHANISMS.iter().map(|mechanism| (format!("no {}", mechanism.title), mechanism.argument.to_owned()))
 }
 
-/// Measures `modes`, `rounds` samples of each figure; each of `variants` is one more daemon, with its argument.
+/// Measures `modes`, `rounds` samples of each figure; each of `variants` is one more daemon, with its argument. All guests
+/// get `arguments`.
 pub(crate) fn run(
     scene: &Scene<'_>,
     modes: &[Mode],
     rounds: usize,
     variants: &[(String, String)],
+    arguments: Arguments<'_>,
 ) -> Result<GuestReport, Failure> {
     load::prepare(scene.folder).map_err(|cause| Failure::system("fill the shared folder", cause))?;
     let contenders = contenders(variants);
@@ -75,8 +77,8 @@ pub(crate) fn run(
         for contender in &contenders {
             scene.steps.say(&format!("booting a guest on {}, {}", contender.name, mode.name()));
             match &contender.own {
-                Some(args) => guests.push(Guest::on_daemon(scene, contender.name, *mode, args)?),
-                None => match Guest::on_qemu(scene, contender.name, *mode) {
+                Some(args) => guests.push(Guest::on_daemon(scene, contender.name, *mode, args, arguments)?),
+                None => match Guest::on_qemu(scene, contender.name, *mode, arguments) {
                     Ok(guest) => guests.push(guest),
                     Err(cause) => report.absent.push(Absent::new(scene, contender.name, &cause)),
                 },
