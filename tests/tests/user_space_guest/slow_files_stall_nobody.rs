@@ -124,6 +124,20 @@ fn a_flush_of_a_request_that_has_not_begun_undoes_it() {
 }
 
 #[test]
+fn what_waited_for_a_request_that_is_flushed_waits_no_longer() {
+    let mut bench = bench(|share| share);
+    let read = bench.begin_read();
+    let clunk = bench.send(Call::clunk(ROOT_FID));
+    let attributes = bench.send(Call::getattr(ROOT_FID, 1));
+    let client = &mut bench.guest.shares[0].client;
+    assert!(client.queue().take_within(MOMENT).unwrap().is_none(), "it uses the fid that is to be clunked");
+    client.flush(clunk).unwrap();
+    assert_eq!(client.collect(attributes).unwrap_err().errno(), Some(EIO));
+    bench.open.send(()).unwrap();
+    bench.has_read(read);
+}
+
+#[test]
 fn a_flush_of_a_read_in_flight_is_answered_after_it() {
     let mut bench = bench(|share| share);
     let read = bench.begin_read();

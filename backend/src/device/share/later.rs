@@ -45,11 +45,22 @@ impl<F: FileSystem> ShareDevice<F> {
         }
     }
 
-    /// Takes out the request that a flush names, if it has not begun: it goes back empty, before the flush is answered.
+    /// Takes out the request that a flush names, if it has not begun: it goes back empty, before the flush is answered. What
+    /// waited for it waits no longer.
     pub(super) fn give_up(&self, worker: &mut Worker, claims: &Claims) {
         if let Some(given_up) = claims.flushes.and_then(|tag| worker.flights.give_up(tag)) {
             self.stats.dropped.fetch_add(1, Ordering::Relaxed);
             worker.returned.push_back((given_up.head, 0));
+            self.hand_over_free(worker);
+        }
+    }
+
+    /// Hands over what waits for nothing in flight any more.
+    fn hand_over_free(&self, worker: &mut Worker) {
+        while let Some(copied) = worker.flights.next_free() {
+            // It may be done here, and the driver would have to wait for it.
+            self.signal_the_rest(worker);
+            self.hand_over(Job::Answer(copied));
         }
     }
 
@@ -84,11 +95,7 @@ impl<F: FileSystem> ShareDevice<F> {
             }
         }
         outcome = outcome.and(self.settle_parked(worker));
-        while let Some(copied) = worker.flights.next_free() {
-            // It may be done here, and the driver would have to wait for it.
-            self.signal_the_rest(worker);
-            self.hand_over(Job::Answer(copied));
-        }
+        self.hand_over_free(worker);
         outcome
     }
 
