@@ -6,7 +6,6 @@ use std::time::Duration;
 use calgary_tests::vm::{Machine, MachineBuilder};
 use calgaryd::attachment;
 use calgaryd::config::{IommuConfig, ServeConfig, ShareConfig};
-use calgaryd::transport::TransportKind;
 use iommu_calgary::TableSize;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -171,12 +170,13 @@ impl Guest {
 fn attached(daemon: &Daemon, folder: &Path) -> ServeConfig {
     let place = |text: &str| text.parse().expect("a PCI address");
     let share = |tag: &str, socket: &Path, at: &str, iommu| {
-        ShareConfig::new(tag.parse().expect("a mount tag"), folder, socket).at(place(at), iommu)
+        let share = ShareConfig::new(tag.parse().expect("a mount tag"), folder, socket);
+        share.over(daemon.transport).at(place(at), iommu)
     };
     ServeConfig {
         iommu: Some(IommuConfig {
             socket: daemon.iommu.clone(),
-            transport: TransportKind::VhostUser,
+            transport: daemon.transport,
             at: place("00:05.0"),
             window: TableSize::MiB256,
             boot_bypass: false,
