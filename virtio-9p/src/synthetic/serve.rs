@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::tree::{Directory, Item};
 use crate::errno::Errno;
-use crate::fs::{Attach, Entry, FileSystem, Opened, Patience, SetAttr, Work};
+use crate::fs::{Attach, Entry, FileSystem, Hindrance, Opened, Patience, SetAttr, Work};
 use crate::limits::MAX_SYNTHETIC_BYTES;
 use crate::name::Name;
 use crate::segment::{Readable, Writable};
@@ -148,9 +148,9 @@ impl FileSystem for Synthetic {
         })
     }
 
-    /// A closure may wait for a lock of its program.
+    /// A closure may wait for whatever its program waits for.
     fn needs(&self, _: Work) -> Patience {
-        Patience::Disk
+        Patience::Endless
     }
 
     fn open(&self, node: &SyntheticNode, flags: OpenFlags) -> Result<Opened<SyntheticHandle>, Errno> {
@@ -193,6 +193,19 @@ impl FileSystem for Synthetic {
         data.slice(0, WRITE_MAX).append_to(&mut bytes);
         file.take(&bytes)?;
         Ok(bytes.len())
+    }
+
+    fn write_within(
+        &self,
+        handle: &SyntheticHandle,
+        offset: u64,
+        data: &Readable<'_>,
+        patience: Patience,
+    ) -> Result<usize, Hindrance> {
+        if patience < Patience::Endless {
+            return Err(Hindrance::Waits(Patience::Endless));
+        }
+        Ok(self.write(handle, offset, data)?)
     }
 
     /// A file that takes writes can be truncated, as a shell does before it writes: there is nothing to cut.

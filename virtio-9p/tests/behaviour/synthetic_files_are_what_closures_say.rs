@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::client::{Client, Cut, ROOT};
+use crate::client::{Client, Cut, ROOT, frame};
 use virtio_9p::synthetic::{Directory, File, Synthetic};
-use virtio_9p::wire::{Fid, NONUNAME, OpenFlags};
-use virtio_9p::{Errno, FileSystem, Options, Patience, Server, Work, limits};
+use virtio_9p::wire::{AttrMask, Fid, NONUNAME, OpenFlags, Tgetattr, Tlopen, Twrite};
+use virtio_9p::{Errno, Options, Patience, Server, limits};
 
 fn connect(root: Directory) -> Client<Synthetic> {
     let server = Server::new(Synthetic::new(root), Options::default());
@@ -38,11 +38,20 @@ fn content_is_made_at_open_and_stays() {
     assert_eq!(found.qid.version, 0, "not to be cached");
 }
 
-/// A closure may wait for whoever else holds a lock of its program: nobody else's memory is held meanwhile.
+/// It may wait for whoever else holds a lock of its program, and a thread with other things to do stands still meanwhile.
 #[test]
-fn a_closure_is_not_called_where_nothing_may_wait() {
-    let tree = Synthetic::new(Directory::new().with("file", File::of(|| panic!("was called"))));
-    assert!(tree.needs(Work::Names) > Patience::None);
+fn a_closure_is_called_by_whoever_can_wait() {
+    let never = File::of(|| panic!("was called")).taking(|_| panic!("was called"));
+    let client = connect(Directory::new().with("file", never));
+    client.reach(Fid(1), "file").unwrap();
+    client.open_path(Fid(2), "file", OpenFlags::WRONLY).unwrap();
+    let getattr = frame(&Tgetattr { fid: Fid(1), request_mask: AttrMask::BASIC }, &[]);
+    let open = frame(&Tlopen { fid: Fid(1), flags: OpenFlags(0) }, &[]);
+    let write = frame(&Twrite { fid: Fid(2), offset: 0, count: 1 }, b"x");
+    for mut request in [getattr, open, write] {
+        let started = client.server.start_bytes_within(&mut request, &mut [0; 200], 0, Patience::Disk);
+        assert_eq!(started.err(), Some(Patience::Endless));
+    }
 }
 
 #[test]
