@@ -7,7 +7,7 @@ fn a_driver_is_bound_a_hundred_times() {
     let Some(rig) = Rig::new() else { return };
     let guest = rig.guest().spawn().unwrap();
     guest.wait_ready().unwrap();
-    let rings = rig.iommu().live_mappings();
+    let rings = rig.mapped_pages();
     guest
         .check(
             "cd /sys/bus/virtio/drivers/9pnet_virtio; \
@@ -15,7 +15,7 @@ fn a_driver_is_bound_a_hundred_times() {
              while [ $i -lt 100 ]; do echo $name > unbind && echo $name > bind || break; i=$((i + 1)); done; [ $i = 100 ]",
         )
         .unwrap();
-    rig.wait_for_mappings(rings);
+    rig.wait_for_pages(rings);
     guest.check(". /guest/lib.sh; mount_tag translated /mnt/t && echo still here > /mnt/t/note").unwrap();
     assert_eq!(std::fs::read(rig.shared().join("note")).unwrap(), b"still here\n");
     guest.quit().unwrap();

@@ -44,7 +44,7 @@ fn shares_with_groups_of_their_own_are_unplugged_and_plugged_in_again() {
     let group = |tag: &str| guest.check(&format!("group_of $(device_of {tag})")).unwrap();
     let groups = [group(TRANSLATED), group(SECOND)];
     assert!(groups[0] != groups[1] && !groups.contains(&"none".to_owned()), "{groups:?}");
-    let rings = rig.iommu().live_mappings();
+    let rings = rig.mapped_pages();
     for round in 0..2 {
         for tag in [TRANSLATED, SECOND, DIRECT] {
             guest.check(&format!("mount_tag {tag} /mnt/{tag} && echo {tag} > /mnt/{tag}/{tag}-{round}")).unwrap();
@@ -63,11 +63,11 @@ fn shares_with_groups_of_their_own_are_unplugged_and_plugged_in_again() {
             }
             wait_until_gone(&guest, tag);
             assert_ne!(guest.run(&format!("device_of {tag}")).unwrap().status, 0);
-            rig.wait_for_mappings(if tag == DIRECT { rings } else { rings / 2 });
+            rig.wait_for_pages(if tag == DIRECT { rings } else { rings / 2 });
             plug(&rig, &guest, tag);
             guest.check(&format!("wait_for_tag {tag}")).unwrap();
             assert_eq!(group(tag) == "none", tag == DIRECT);
-            rig.wait_for_mappings(rings);
+            rig.wait_for_pages(rings);
         }
     }
     // What is not on a port of its own stays: the IOMMU, and every device that `calgaryd attach` places.

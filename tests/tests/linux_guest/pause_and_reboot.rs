@@ -54,7 +54,7 @@ fn a_reset_guest_mounts_again() {
     let Some(rig) = Rig::new() else { return };
     let guest = rig.guest().allow_reboot().spawn().unwrap();
     guest.wait_ready().unwrap();
-    let rings = rig.iommu().live_mappings();
+    let rings = rig.mapped_pages();
     for round in 0..3 {
         mount(&guest);
         for tag in [TRANSLATED, DIRECT] {
@@ -65,7 +65,7 @@ fn a_reset_guest_mounts_again() {
         assert!(rig.daemon.share(TRANSLATED).unwrap().stats().fids > 1);
         guest.reset().unwrap();
         guest.wait_ready().unwrap();
-        rig.wait_for_mappings(rings);
+        rig.wait_for_pages(rings);
         for tag in [TRANSLATED, DIRECT] {
             assert_eq!(rig.daemon.share(tag).unwrap().stats().fids, 0, "{tag}: fids of the old life");
         }

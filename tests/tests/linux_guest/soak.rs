@@ -10,7 +10,7 @@ fn mixed_load_leaves_no_fault_and_no_mapping() {
     let seconds: u64 = std::env::var("CALGARY_SOAK_SECONDS").map_or(10, |text| text.parse().unwrap());
     let guest = rig.guest().patience(Duration::from_secs(seconds + 300)).spawn().unwrap();
     guest.wait_ready().unwrap();
-    let rings = rig.iommu().live_mappings();
+    let rings = rig.mapped_pages();
     guest.check(". /guest/lib.sh; head -c 3000000 /dev/urandom > /tmp/data; sum=$(checksum /tmp/data)").unwrap();
     for tag in [TRANSLATED, DIRECT] {
         guest.check(&format!("mount_tag {tag} /mnt/{tag}; mkdir /mnt/{tag}/{tag}")).unwrap();
@@ -34,7 +34,7 @@ fn mixed_load_leaves_no_fault_and_no_mapping() {
         .unwrap();
     assert_eq!(output.text, "", "{}", guest.evidence());
     guest.check(&format!("umount /mnt/{TRANSLATED} && umount /mnt/{DIRECT}")).unwrap();
-    rig.wait_for_mappings(rings);
+    rig.wait_for_pages(rings);
     assert!(guest.iommu_faults().unwrap().is_empty());
     guest.quit().unwrap();
     rig.assert_clean();

@@ -61,7 +61,7 @@ fn a_window_of_4g_serves_a_guest_of_512m_through_pause_and_reboot() {
     let Some(rig) = Rig::serving(TableSize::GiB4, VFIO_USER, &shares) else { return };
     let guest = rig.guest().allow_reboot().spawn().unwrap();
     guest.wait_ready().unwrap();
-    let rings = rig.iommu().live_mappings();
+    let rings = rig.mapped_pages();
     exercise(&rig, &guest, tags, 0);
     for tag in tags {
         let vectors = vectors(&guest, tag);
@@ -77,7 +77,7 @@ fn a_window_of_4g_serves_a_guest_of_512m_through_pause_and_reboot() {
     // Left mounted: the reset takes the guest by surprise.
     guest.reset().unwrap();
     guest.wait_ready().unwrap();
-    rig.wait_for_mappings(rings);
+    rig.wait_for_pages(rings);
     for tag in tags {
         assert_eq!(rig.daemon.share(tag).unwrap().stats().fids, 0, "{tag}: fids of the old life");
     }
