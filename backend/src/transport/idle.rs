@@ -1,4 +1,4 @@
-//! A device without anything to do, for tests of what carries devices.
+//! A device without anything to do, for tests of what carries devices, and an interrupt for tests of devices.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -7,6 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Device, Identity, Interrupt};
 use crate::memory::GuestRam;
 use crate::ring::RingLayout;
+
+/// Nobody hears it.
+pub(crate) struct Deaf;
+
+impl Interrupt for Deaf {
+    fn signal(&self) {}
+}
 
 type Hook<T> = Box<dyn Fn() -> T + Send + Sync>;
 

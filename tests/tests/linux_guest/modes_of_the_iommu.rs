@@ -2,7 +2,7 @@
 
 use calgary_tests::vm::{Machine, Scenario};
 
-use crate::rig::{DIRECT, Rig, TRANSLATED};
+use crate::rig::{DIRECT, RING_PAGES, Rig, TRANSLATED};
 
 const MIB: usize = 8;
 
@@ -51,8 +51,7 @@ fn lazy_mode_batches_unmaps() {
     let guest = demonstrate(&rig, "iommu.strict=0", "DMA-FQ");
     let stats = rig.stats();
     assert!(stats.largest_batch > 1, "{stats:?}");
-    // The ring's.
-    rig.wait_for_pages(4);
+    rig.wait_for_pages(RING_PAGES);
     guest.quit().unwrap();
     rig.assert_clean();
 }

@@ -22,6 +22,8 @@ pub(crate) const TRANSLATED: &str = "translated";
 pub(crate) const SECOND: &str = "second";
 /// Tag of the share outside it.
 pub(crate) const DIRECT: &str = "direct";
+/// Pages of the ring of a share behind the IOMMU, which has 512 entries.
+pub(crate) const RING_PAGES: u64 = 4;
 /// The transport of most tests.
 pub(crate) const VHOST_USER: TransportKind = TransportKind::VhostUser;
 /// The other one.

@@ -109,15 +109,10 @@ mod tests {
     use crate::dma::DmaFault;
     use crate::memory::GuestRam;
     use crate::ring::RingLayout;
-    use crate::transport::{Device, Interrupt};
+    use crate::transport::Device;
+    use crate::transport::idle::Deaf;
     use frontend_spec::iommu::REQUEST_QUEUE;
     use frontend_spec::virtio::{Descriptor, descriptor_flag};
-
-    struct Deaf;
-
-    impl Interrupt for Deaf {
-        fn signal(&self) {}
-    }
 
     #[test]
     fn whoever_goes_to_sleep_with_untold_faults_asks_for_buffers() {

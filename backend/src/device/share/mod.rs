@@ -384,12 +384,7 @@ mod tests {
     use virtio_9p::synthetic::{Directory, Synthetic};
 
     use super::*;
-
-    struct Deaf;
-
-    impl Interrupt for Deaf {
-        fn signal(&self) {}
-    }
+    use crate::transport::idle::Deaf;
 
     #[test]
     fn nobody_looks_for_ever_at_a_ring_that_takes_no_answer() {

@@ -385,7 +385,8 @@ impl<C: Channel> NinepSubject<C> {
         Ok(())
     }
 
-    /// The next message for `slot`, and where in the file; `out` are the others, whose places no write shares: the last one to a place can be checked then.
+    /// The next message for `slot`, and where in the file; `out` are the others, whose places no write shares: the last one to
+    /// a place can be checked then.
     fn begin(&mut self, work: Work, slot: usize, out: &VecDeque<(usize, u64)>) -> Result<(Op<'static>, u64), Failure> {
         Ok(match work {
             Work::Read(bytes) => {
